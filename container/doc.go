@@ -1,0 +1,2 @@
+// Package container runs a process in a root.
+package container
