@@ -1,0 +1,2 @@
+// Package snapshot keeps immutable file trees and their differences.
+package snapshot

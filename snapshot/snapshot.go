@@ -1,0 +1,51 @@
+package snapshot
+
+import (
+	"os"
+	"path/filepath"
+)
+
+// Snapshot is an immutable file tree: a parent, or none, and one directory of
+// changes. Its ID never changes.
+type Snapshot struct {
+	store  *Store
+	id     ID
+	parent *Snapshot
+	meta   meta
+}
+
+// ID is the snapshot's name in its store.
+func (s *Snapshot) ID() ID { return s.id }
+
+// Parent is the snapshot that this one changes; nil for a base.
+func (s *Snapshot) Parent() *Snapshot { return s.parent }
+
+// Layers lists the snapshot and its ancestors, base first. It is empty for nil.
+func (s *Snapshot) Layers() []*Snapshot {
+	var n int
+	for p := s; p != nil; p = p.parent {
+		n++
+	}
+	layers := make([]*Snapshot, n)
+	for p := s; p != nil; p = p.parent {
+		n--
+		layers[n] = p
+	}
+	return layers
+}
+
+// Dir is the directory of the snapshot; its tree is below, see the package doc.
+func (s *Snapshot) Dir() string { return s.store.path("snapshots", string(s.id)) }
+
+func (s *Snapshot) tree() string { return filepath.Join(s.Dir(), "tree") }
+
+// Owners reads the table of what this layer's files could not be given.
+func (s *Snapshot) Owners() (*Owners, error) {
+	return readOwners(filepath.Join(s.Dir(), "owners"))
+}
+
+// Mount returns a detached, read-only mount of the whole tree. The caller
+// closes it, which unmounts it unless it was moved somewhere.
+func (s *Snapshot) Mount() (*os.File, error) {
+	return mountStack(stack{store: s.store, lower: s})
+}
