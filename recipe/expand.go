@@ -31,7 +31,8 @@ func ExpandWord(word string, vars *Vars, escape rune) (string, Usage, error) {
 // instruction; step itself is never changed. Every word of it sees the same
 // vars. What has no variables (RUN's text, CMD, ENTRYPOINT, HEALTHCHECK, ONBUILD,
 // SHELL, --from, --network, --exclude) comes back as written. What can only be
-// judged after expansion is checked here: mounts, stop signal, empty volumes.
+// judged after expansion is checked here: mounts, the flags and sources of COPY
+// and ADD, the stop signal, empty volumes.
 //
 // Defaults of an ARG are expanded one after the other, each seeing the ones
 // before it; Scope.Expand, which knows the build arguments, is what a build
@@ -177,7 +178,7 @@ func (x *expander) copy(s *Copy) (Step, error) {
 			return nil, err
 		}
 	}
-	return &c, nil
+	return &c, c.check()
 }
 
 // ports splits words after expansion: EXPOSE alone does that. BuildKit does not

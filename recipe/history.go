@@ -140,8 +140,8 @@ func joined(list []Pair) string {
 }
 
 // Title is a step as progress shows it: the instruction with its variables
-// replaced where they are set, a here-document by its first line. A variable that
-// is a secret shows as stars. vars are those from before the step.
+// replaced where they are set, a here-document by its first line. Of an expanded
+// RUN, a variable that is a secret shows as stars. vars are those before the step.
 func Title(step Step, vars *Vars) string {
 	l := step.line()
 	text := l.Source

@@ -143,19 +143,18 @@ func (o *outlineWalk) step(raw, expanded Step, scope *Scope) {
 	}
 }
 
-// usedArgs are the arguments used, and those that their defaults use in turn.
+// usedArgs are the arguments used, and those that their defaults use in turn, as
+// declared.
 func (o *outlineWalk) usedArgs() []OutlineArg {
-	var out []OutlineArg
-	done := map[string]bool{}
+	used := map[string]bool{}
 	var mark func(string)
 	mark = func(name string) {
-		if done[name] {
+		if used[name] {
 			return
 		}
-		done[name] = true
+		used[name] = true
 		for _, a := range o.args {
 			if a.Name == name {
-				out = append(out, a.OutlineArg)
 				for _, n := range a.needs {
 					mark(n)
 				}
@@ -164,6 +163,12 @@ func (o *outlineWalk) usedArgs() []OutlineArg {
 	}
 	for name := range o.used {
 		mark(name)
+	}
+	var out []OutlineArg
+	for _, a := range o.args {
+		if used[a.Name] {
+			out = append(out, a.OutlineArg)
+		}
 	}
 	return out
 }
