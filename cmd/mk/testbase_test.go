@@ -209,18 +209,17 @@ func osRelease(key string) (string, error) {
 // golangBase is busybox and the Go toolchain without its tests: enough for go build
 // with CGO_ENABLED=0 and no network.
 func golangBase() (v1.Image, error) {
-	out, err := exec.Command("go", "env", "GOROOT").Output()
-	if err != nil {
-		return nil, fmt.Errorf("go env GOROOT: %w", err)
-	}
-	goroot := strings.TrimSpace(string(out))
 	path, err := cached("golang-"+runtime.Version()+".tar", func(path string) error {
+		goroot, err := exec.Command("go", "env", "GOROOT").Output()
+		if err != nil {
+			return fmt.Errorf("go env GOROOT: %w", err)
+		}
 		f, err := os.Create(path)
 		if err != nil {
 			return err
 		}
 		defer f.Close()
-		if err := writeToolchain(f, goroot); err != nil {
+		if err := writeToolchain(f, strings.TrimSpace(string(goroot))); err != nil {
 			return err
 		}
 		return f.Close()

@@ -38,22 +38,7 @@ func cmdTree(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	layers, err := openImage(ts, args[0]).Layers()
 	ts.Check(err)
-	wanted := layers
-	if len(args) > 1 {
-		wanted = nil
-		for _, arg := range args[1:] {
-			n, err := strconv.Atoi(arg)
-			ts.Check(err)
-			if n < 0 {
-				n += len(layers)
-			}
-			if n < 0 || n >= len(layers) {
-				ts.Fatalf("no layer %s: the image has %d", arg, len(layers))
-			}
-			wanted = append(wanted, layers[n])
-		}
-	}
-	for _, layer := range wanted {
+	for _, layer := range pick(ts, layers, args[1:]) {
 		r, err := layer.Uncompressed()
 		ts.Check(err)
 		ts.Check(listTar(ts.Stdout(), r, times))
@@ -102,22 +87,54 @@ func listTar(w io.Writer, r io.Reader, times bool) error {
 	}
 }
 
-// layers IMAGE
-// prints the digest of each uncompressed layer, base first.
+// pick returns the elements with these numbers, or all when there are none; a negative
+// number counts from the end.
+func pick[T any](ts *testscript.TestScript, list []T, numbers []string) []T {
+	if len(numbers) == 0 {
+		return list
+	}
+	var picked []T
+	for _, number := range numbers {
+		n, err := strconv.Atoi(number)
+		ts.Check(err)
+		if n < 0 {
+			n += len(list)
+		}
+		if n < 0 || n >= len(list) {
+			ts.Fatalf("no layer %s: the image has %d", number, len(list))
+		}
+		picked = append(picked, list[n])
+	}
+	return picked
+}
+
+// layers IMAGE [LAYER...]
+// prints the digests of uncompressed layers, base first.
 func cmdLayers(ts *testscript.TestScript, neg bool, args []string) {
 	config, err := openImage(ts, args[0]).ConfigFile()
 	ts.Check(err)
-	for _, diff := range config.RootFS.DiffIDs {
+	for _, diff := range pick(ts, config.RootFS.DiffIDs, args[1:]) {
 		fmt.Fprintln(ts.Stdout(), diff)
 	}
 }
 
 // config IMAGE
 // prints the image's config file as indented JSON, after checking every digest and
-// size of the image.
+// size of the image, and that history tells of as many layers as there are.
 func cmdConfig(ts *testscript.TestScript, neg bool, args []string) {
 	img := openImage(ts, args[0])
 	ts.Check(validate.Image(img))
+	file, err := img.ConfigFile()
+	ts.Check(err)
+	told := 0
+	for _, h := range file.History {
+		if !h.EmptyLayer {
+			told++
+		}
+	}
+	if told != len(file.RootFS.DiffIDs) {
+		ts.Fatalf("history tells of %d layers, the image has %d", told, len(file.RootFS.DiffIDs))
+	}
 	raw, err := img.RawConfigFile()
 	ts.Check(err)
 	var config any

@@ -1,0 +1,28 @@
+# Each target is one line where it can be. Two words for newcomers: demo and check.
+export CGO_ENABLED = 0
+GO ?= go
+
+mk: ## bin/mk, the static binary
+	$(GO) build -trimpath -ldflags='-s -w' -o bin/mk ./cmd/mk
+demo: ## build mk, an example image, and run it, not as root
+	sh .ci/demo
+check: ## install what tests need, then lint and test
+	sh .ci/check $(GOTESTFLAGS)
+test: ## the tests, as whoever you are
+	$(GO) test -timeout 30m ./...
+race: ## the tests with the race detector, which wants cgo
+	CGO_ENABLED=1 $(GO) test -timeout 30m -race ./...
+fuzz: ## each fuzz test for FUZZTIME
+	sh .ci/fuzz $(or $(FUZZTIME),10s)
+lint: ## gofmt, go vet, and the house's own rules
+	sh .ci/lint
+bench: mk ## mk beside floors and peers (bench/README.md)
+	sh .ci/bench
+examples: ## build and run every example
+	$(GO) test -count=1 -run TestExamples -v ./cmd/mk
+clean: ## bin and .cache
+	rm -rf bin .cache
+help:
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
+
+.PHONY: mk demo check test race fuzz lint bench examples clean help

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+)
+
+// TestExamples builds every directory of examples/ as its README says, runs it, and
+// wants what its file expected has.
+func TestExamples(t *testing.T) {
+	requireMode(t)
+	registry := sharedRegistry(t)
+	home, err := os.MkdirTemp("", "mk-examples-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := removeTree(home); err != nil {
+			t.Error(err)
+		}
+	})
+	mk := func(t *testing.T, args ...string) string {
+		t.Helper()
+		cmd := exec.Command(mkBinary(t), args...)
+		cmd.Env = append(os.Environ(), "HOME="+home, "MK_ROOT="+filepath.Join(home, "mk"), "XDG_RUNTIME_DIR="+home,
+			"MK_REGISTRY_MIRRORS=docker.io=http://"+registry)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("mk %q: %v\n%s%s", args, err, out, stderr.Bytes())
+		}
+		return string(out)
+	}
+	try := func(name, context string) {
+		t.Run(name, func(t *testing.T) {
+			if needsOwners := []string{"user", "debian"}; testMode() == "single" && slices.Contains(needsOwners, name) {
+				t.Skip("mode single: this example needs more than one ID")
+			}
+			if base := map[string]string{"go": "golang", "debian": "debian"}[name]; base != "" {
+				if err := serveBase(base); err != nil {
+					t.Skipf("base %s: %v", base, err)
+				}
+			}
+			dir := filepath.Join("../../examples", name)
+			if context == "" {
+				context = dir
+			}
+			want, err := os.ReadFile(filepath.Join(dir, "expected"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			mk(t, "build", "-t", name, "-f", filepath.Join(dir, "Recipe"), context)
+			if got := mk(t, "run", "--rm", name); got != string(want) {
+				t.Errorf("it printed\n%swant\n%s", got, want)
+			}
+		})
+	}
+
+	// busybox first: the others start from it.
+	path, err := exec.LookPath("busybox")
+	if err != nil {
+		t.Skip(err)
+	}
+	if err := checkStatic(path); err != nil {
+		t.Skip(err)
+	}
+	binary, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	context := t.TempDir()
+	if err := os.WriteFile(filepath.Join(context, "busybox"), binary, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	try("busybox", context)
+	recipes, err := filepath.Glob("../../examples/*/Recipe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, recipe := range recipes {
+		if name := filepath.Base(filepath.Dir(recipe)); name != "busybox" {
+			try(name, "")
+		}
+	}
+}
