@@ -75,13 +75,43 @@ func (t *Owners) Get(p string) (Owner, bool) {
 	return o, ok
 }
 
+// lookup is Get for a path that is clean.
+func (t *Owners) lookup(p string) (Owner, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	o, ok := t.table[p]
+	return o, ok
+}
+
+// forget is Delete for a clean path with nothing below it.
+func (t *Owners) forget(p string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.table, p)
+}
+
 // Delete forgets p and everything below it.
 func (t *Owners) Delete(p string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	p = cleanPath(p)
-	delete(t.table, p)
-	t.below(p, func(old string) { delete(t.table, old) })
+	t.delete(cleanPath(p))
+}
+
+func (t *Owners) delete(p string) {
+	for old := range t.table {
+		if old == p || isBelow(old, p) {
+			delete(t.table, old)
+		}
+	}
+}
+
+// isBelow tells whether p is in the directory dir or deeper. Asking it of the
+// whole table is fast enough: the table is small where many directories go.
+func isBelow(p, dir string) bool {
+	if dir == "." {
+		return p != "."
+	}
+	return len(p) > len(dir) && p[len(dir)] == '/' && p[:len(dir)] == dir
 }
 
 // Rename moves what is remembered for from, and everything below it, to to.
@@ -89,27 +119,18 @@ func (t *Owners) Rename(from, to string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	from, to = cleanPath(from), cleanPath(to)
-	delete(t.table, to)
-	t.below(to, func(old string) { delete(t.table, old) })
-	if o, ok := t.table[from]; ok {
-		delete(t.table, from)
-		t.table[to] = o
+	if from == to {
+		return
 	}
-	t.below(from, func(old string) {
-		o := t.table[old]
-		delete(t.table, old)
-		t.table[to+strings.TrimPrefix(old, from)] = o
-	})
-}
-
-// below calls f for every path below p. It looks at the whole table, which is
-// small where directories are renamed or deleted often.
-func (t *Owners) below(p string, f func(string)) {
-	for _, old := range slices.Collect(maps.Keys(t.table)) {
-		if strings.HasPrefix(old, p+"/") || (p == "." && old != ".") {
-			f(old)
+	t.delete(to)
+	moved := make(map[string]Owner)
+	for old, o := range t.table {
+		if old == from || isBelow(old, from) {
+			moved[to+strings.TrimPrefix(old, from)] = o
+			delete(t.table, old)
 		}
 	}
+	maps.Copy(t.table, moved)
 }
 
 // Len is the number of entries.
@@ -158,7 +179,10 @@ func (t *Owners) write(w io.Writer) error {
 	b := bufio.NewWriter(w)
 	fmt.Fprintln(b, ownersHeader)
 	for _, p := range t.Paths() {
-		o, _ := t.Get(p)
+		o, _ := t.lookup(p)
+		if o.isZero() {
+			continue // it has stopped a parent's entry from being inherited
+		}
 		fmt.Fprintf(b, "%s %d %d", strconv.Quote(p), o.UID, o.GID)
 		if o.Mode != 0 {
 			kind := "c"

@@ -12,6 +12,9 @@ type Snapshot struct {
 	id     ID
 	parent *Snapshot
 	meta   meta
+
+	owners   tableOnce
+	recorded recorded
 }
 
 // ID is the snapshot's name in its store.

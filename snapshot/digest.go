@@ -1,0 +1,268 @@
+package snapshot
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"hash"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+// recorded caches the digests file: once written it does not change.
+type recorded struct{ p atomic.Pointer[Digests] }
+
+// ContentOfChain is the Content of a snapshot whose layers were all applied
+// unchanged from an image with that ChainID. It needs no tree, so the steps
+// after FROM have keys before anything is unpacked.
+func ContentOfChain(chain digest.Digest) digest.Digest {
+	return digest.FromString("mk content of chain 1\n" + chain.String() + "\n")
+}
+
+// chainID is OCI's: the chain of a base is its DiffID.
+func chainID(parent *Digests, diffID digest.Digest) digest.Digest {
+	if parent == nil {
+		return diffID
+	}
+	return digest.FromString(parent.Chain.String() + " " + diffID.String())
+}
+
+// Recorded returns the digests if somebody has computed them. It reads one small
+// file and needs no namespace.
+func (s *Snapshot) Recorded() (Digests, bool) {
+	if d := s.recorded.p.Load(); d != nil {
+		return *d, true
+	}
+	d, err := readDigests(filepath.Join(s.Dir(), "digests"))
+	if err != nil {
+		return Digests{}, false
+	}
+	s.recorded.p.Store(&d)
+	return d, true
+}
+
+// Digests returns the recorded digests, or computes and records them, reading
+// each file of the layer once, and those of the ancestors first. It may run
+// beside anything else; of several callers, also in other processes, one
+// computes and the others wait.
+func (s *Snapshot) Digests(ctx context.Context) (Digests, error) {
+	d, ok := s.Recorded()
+	if ok {
+		return d, nil
+	}
+	var below *Digests
+	for _, l := range s.Layers() {
+		var err error
+		if d, err = l.digests(ctx, below); err != nil {
+			return Digests{}, fmt.Errorf("digests of snapshot %s: %w", l.id, err)
+		}
+		below = &d
+	}
+	return d, nil
+}
+
+func (s *Snapshot) digests(ctx context.Context, parent *Digests) (Digests, error) {
+	if d, ok := s.Recorded(); ok {
+		return d, nil
+	}
+	dir, err := os.Open(s.Dir())
+	if err != nil {
+		return Digests{}, err
+	}
+	defer dir.Close() // frees the lock
+	if err := waitForLock(ctx, dir); err != nil {
+		return Digests{}, err
+	}
+	if d, ok := s.Recorded(); ok {
+		return d, nil // by whom we waited for
+	}
+	d, err := s.compute(ctx, parent)
+	if err != nil {
+		return Digests{}, err
+	}
+	return d, s.record(d)
+}
+
+// waitForLock takes the exclusive lock of a directory. It asks again and again,
+// since a thread that waits in flock(2) does not hear of ctx.
+func waitForLock(ctx context.Context, dir *os.File) error {
+	for {
+		err := flock(dir, unix.LOCK_EX|unix.LOCK_NB)
+		if err != unix.EWOULDBLOCK {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// record writes the digests down: first the look-up records, which are true
+// whatever happens next, then the file whose rename is the commit point.
+func (s *Snapshot) record(d Digests) error {
+	if s.meta.layer == "" { // see SetLayer: other bytes than WriteLayer's
+		if err := s.store.writeRecord("diffids", d.DiffID, s.id); err != nil {
+			return err
+		}
+	}
+	if err := s.store.writeRecord("chains", d.Chain, s.id); err != nil {
+		return err
+	}
+	if err := writeAtomic(filepath.Join(s.Dir(), "digests"), d.text()); err != nil {
+		return err
+	}
+	s.recorded.p.Store(&d)
+	return nil
+}
+
+// recordApplied records the digests of an applied layer, if those of the parent
+// are known too.
+func (s *Snapshot) recordApplied() {
+	if s.meta.layer == "" {
+		return
+	}
+	var below *Digests
+	if s.parent != nil {
+		d, ok := s.parent.Recorded()
+		if !ok {
+			return
+		}
+		below = &d
+	}
+	s.record(s.applied(below))
+}
+
+// applied gives the digests of a snapshot that is an image's layer, unread.
+func (s *Snapshot) applied(parent *Digests) Digests {
+	chain := chainID(parent, s.meta.layer)
+	return Digests{Content: ContentOfChain(chain), DiffID: s.meta.layer, Size: s.meta.size, Chain: chain}
+}
+
+// compute finds the digests. An applied layer is not read.
+func (s *Snapshot) compute(ctx context.Context, parent *Digests) (Digests, error) {
+	if s.meta.layer != "" {
+		return s.applied(parent), nil
+	}
+	return s.hashTree(ctx, parent)
+}
+
+// hashTree reads the tree once. This goroutine walks, reads and hashes each
+// file's bytes for Content; a second one hashes the tar for DiffID.
+func (s *Snapshot) hashTree(ctx context.Context, parent *Digests) (Digests, error) {
+	full := make(chan []byte)
+	free := make(chan []byte, 2)
+	free <- make([]byte, 0, streamBuffer)
+	sum := make(chan digest.Digest)
+	go func() {
+		h := sha256.New()
+		for b := range full {
+			h.Write(b)
+			free <- b
+		}
+		sum <- digest.NewDigest(digest.SHA256, h)
+	}()
+	out := &stream{buf: make([]byte, 0, streamBuffer)}
+	out.flush = func(b []byte) ([]byte, error) {
+		full <- b
+		return <-free, nil
+	}
+	list := listing{h: sha256.New()}
+	if parent != nil {
+		list.begin(parent.Content)
+	} else {
+		list.begin("")
+	}
+	err := s.writeLayer(ctx, out, list.add)
+	close(full)
+	diffID := <-sum
+	if err != nil {
+		return Digests{}, err
+	}
+	content := digest.NewDigest(digest.SHA256, list.h)
+	if list.items == 0 && parent != nil {
+		content = parent.Content // nothing changed: steps after this one need not run again
+	}
+	return Digests{Content: content, DiffID: diffID, Size: out.total, Chain: chainID(parent, diffID)}, nil
+}
+
+// listing hashes a text of a line for each item, which is what Content is:
+//
+//	mk content 1
+//	parent sha256:…                                   empty for a base
+//	file "etc/motd" 644 0 0 12 9f86d08… "user.a"="b"
+//	dir "etc" 755 0 0
+//	link "etc/motd2" "etc/motd"
+//	symlink "bin" 777 0 0 "usr/bin"
+//	char "dev/null" 666 0 0 1:3
+//	gone "etc/old"
+//	emptied "var/cache"
+type listing struct {
+	h     hash.Hash
+	items int
+	line  []byte
+}
+
+func (l *listing) begin(parent digest.Digest) {
+	fmt.Fprintf(l.h, "mk content 1\nparent %s\n", parent)
+}
+
+func (l *listing) add(it *item, sum []byte) {
+	l.items++
+	b := l.line[:0]
+	word := func(w string) { b = append(append(b, w...), ' ') }
+	quoted := func(w string) { b = append(strconv.AppendQuote(b, w), ' ') }
+	number := func(n int64, base int) { b = append(strconv.AppendInt(b, n, base), ' ') }
+	common := func(w string) {
+		word(w)
+		quoted(it.path)
+		number(int64(it.mode&0o7777), 8)
+		number(int64(it.uid), 10)
+		number(int64(it.gid), 10)
+	}
+	switch {
+	case it.kind == gone:
+		word("gone")
+		quoted(it.path)
+	case it.kind == emptied:
+		word("emptied")
+		quoted(it.path)
+	case it.linkTo != "":
+		word("link")
+		quoted(it.path)
+		quoted(it.linkTo)
+	default:
+		switch it.fileType() {
+		case unix.S_IFREG:
+			common("file")
+			number(it.size, 10)
+			b = append(hex.AppendEncode(b, sum), ' ')
+		case unix.S_IFDIR:
+			common("dir")
+		case unix.S_IFLNK:
+			common("symlink")
+			quoted(it.target)
+		case unix.S_IFIFO:
+			common("fifo")
+		case unix.S_IFCHR, unix.S_IFBLK:
+			common(map[uint32]string{unix.S_IFCHR: "char", unix.S_IFBLK: "block"}[it.fileType()])
+			word(fmt.Sprintf("%d:%d", unix.Major(it.rdev), unix.Minor(it.rdev)))
+		}
+		for _, a := range it.attrs {
+			b = strconv.AppendQuote(b, a.name)
+			b = append(b, '=')
+			quoted(a.value)
+		}
+	}
+	b[len(b)-1] = '\n'
+	l.h.Write(b)
+	l.line = b
+}

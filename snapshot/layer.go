@@ -1,0 +1,158 @@
+package snapshot
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+)
+
+// WriteLayer writes the layer as an uncompressed OCI layer tar. The same tree
+// gives the same bytes, whoever made it, in whichever mode, wherever:
+//
+//   - items in the order of the tree: names of a directory bytewise, a directory
+//     before what is in it, an opaque mark right after its directory;
+//   - pax, owners by number only, modification times with nanoseconds, no other
+//     times; those of whiteouts and opaque marks are 0;
+//   - the first name of a hardlink group carries the file;
+//   - attributes as SCHILY.xattr: security.capability, user.*, POSIX ACLs, and
+//     those that were remembered; never overlay's own;
+//   - the root directory is there, as "./", only if it differs from the
+//     parent's;
+//   - a directory that was only copied up by overlay, for the sake of a change
+//     below it, is there with its parent's metadata;
+//   - sockets are left out. Holes are written as zeros.
+//
+// A name that begins with .wh. is an error: it would remove a file.
+func (s *Snapshot) WriteLayer(ctx context.Context, w io.Writer) error {
+	out := &stream{buf: make([]byte, 0, streamBuffer)}
+	out.flush = func(b []byte) ([]byte, error) {
+		_, err := w.Write(b)
+		return b, err
+	}
+	if err := s.writeLayer(ctx, out, nil); err != nil {
+		return fmt.Errorf("write layer %s: %w", s.id, err)
+	}
+	return nil
+}
+
+// writeLayer writes the layer to out. visited, which may be nil, sees each item
+// after it was written, with the sha256 of its bytes if it is a regular file.
+func (s *Snapshot) writeLayer(ctx context.Context, out *stream, visited func(it *item, sum []byte)) error {
+	owners, err := s.table()
+	if err != nil {
+		return err
+	}
+	var sum [sha256.Size]byte
+	err = scan(ctx, s.store, s.tree(), s.parent, owners, func(it *item) error {
+		h := tarHeader(it, s.meta.epoch)
+		if err := out.header(&h); err != nil {
+			return err
+		}
+		if it.fd >= 0 {
+			var content hash.Hash
+			if visited != nil {
+				content = sha256.New()
+			}
+			if err := out.copyFile(ctx, it.fd, it.size, content); err != nil {
+				return &fs.PathError{Op: "read", Path: it.path, Err: err}
+			}
+			if visited != nil {
+				content.Sum(sum[:0])
+			}
+		}
+		if visited != nil {
+			visited(it, sum[:])
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := out.write(zeros[:2*blockSize]); err != nil {
+		return err
+	}
+	return out.flushAll()
+}
+
+// streamBuffer is how much of a layer is gathered before it goes on. Measured:
+// from 64 KiB up to 1 MiB the speed is the same, and a second level cache holds
+// two of these.
+const streamBuffer = 256 << 10
+
+// stream gathers a layer's bytes in large pieces. Files are read straight into
+// the piece.
+type stream struct {
+	buf []byte // its capacity is the size of a piece
+	// flush takes a full piece and returns the room for the next.
+	flush func([]byte) ([]byte, error)
+	total int64
+}
+
+func (s *stream) flushAll() error {
+	if len(s.buf) == 0 {
+		return nil
+	}
+	s.total += int64(len(s.buf))
+	next, err := s.flush(s.buf)
+	s.buf = next[:0]
+	return err
+}
+
+func (s *stream) write(b []byte) error {
+	for len(b) > 0 {
+		n := copy(s.buf[len(s.buf):cap(s.buf)], b)
+		s.buf, b = s.buf[:len(s.buf)+n], b[n:]
+		if len(s.buf) == cap(s.buf) {
+			if err := s.flushAll(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *stream) header(h *header) error {
+	if cap(s.buf)-len(s.buf) >= 4*blockSize && len(h.attrs) == 0 && len(h.name)+len(h.link) < 2*blockSize {
+		s.buf = h.append(s.buf) // it fits
+		return nil
+	}
+	return s.write(h.append(nil))
+}
+
+// copyFile adds size bytes of the file, and the padding. content, unless nil,
+// hashes the bytes on the way.
+func (s *stream) copyFile(ctx context.Context, fd int, size int64, content hash.Hash) error {
+	for left := size; left > 0; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		room := s.buf[len(s.buf):cap(s.buf)]
+		if int64(len(room)) > left {
+			room = room[:left]
+		}
+		n, err := unix.Read(fd, room)
+		if err == unix.EINTR {
+			continue
+		} else if err != nil {
+			return err
+		} else if n == 0 {
+			return fmt.Errorf("%d bytes are missing: the file shrank", left)
+		}
+		if content != nil {
+			content.Write(room[:n])
+		}
+		left -= int64(n)
+		s.buf = s.buf[:len(s.buf)+n]
+		if len(s.buf) == cap(s.buf) {
+			if err := s.flushAll(); err != nil {
+				return err
+			}
+		}
+	}
+	return s.write(padding(size))
+}

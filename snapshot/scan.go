@@ -1,0 +1,297 @@
+package snapshot
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// kind says what an item of a layer is, beyond a file.
+type kind byte
+
+const (
+	isFile  kind = iota // a file of any type, directories too
+	gone                // a name of the parent that this layer removes
+	emptied             // a directory of which this layer hides what the parent has in it
+)
+
+// item is one entry of a layer, as a tar holds it and as Content sees it. It is
+// valid until the visit returns.
+type item struct {
+	kind     kind
+	path     string // relative to the root, "." for the root itself
+	mode     uint32 // type and permissions, as in stat(2)
+	uid, gid uint32
+	size     int64
+	mtime    unix.Timespec
+	rdev     uint64
+	target   string // of a symlink
+	linkTo   string // "" or the path of an earlier item that is the same file
+	attrs    []attr // sorted by name
+	fd       int    // the file, open for reading, when it is regular and not linkTo
+}
+
+func (it *item) fileType() uint32 { return it.mode & unix.S_IFMT }
+
+// scanner walks the changes that an upper directory holds and calls visit for
+// each item of the layer: names of one directory in bytewise order, a directory
+// before what is in it. Memory is bounded by the largest directory and by the
+// hardlink groups that are not complete yet.
+//
+// The upper directory of an overlay says more than a layer should: overlay
+// marks every directory it makes as opaque, whether or not there is anything
+// below to hide. Since two ways to the same tree must give the same layer, the
+// parent is asked: a mark that hides nothing is no item.
+type scanner struct {
+	ctx      context.Context
+	visit    func(*item) error
+	owners   *Owners
+	remember bool // owners' UID and GID count
+	links    map[uint64]*linkGroup
+	item     item
+}
+
+// linkGroup is a file with several names of which not all have been seen.
+type linkGroup struct {
+	first string
+	left  uint64
+}
+
+// scan visits the items of the layer that upper makes of parent.
+func scan(ctx context.Context, store *Store, upper string, parent *Snapshot, owners *Owners, visit func(*item) error) error {
+	s := &scanner{ctx: ctx, visit: visit, owners: owners, remember: store.remember, links: make(map[uint64]*linkGroup)}
+	lower := -1
+	if parent != nil {
+		m, err := parent.Mount()
+		if err != nil {
+			return err
+		}
+		defer m.Close()
+		lower = int(m.Fd())
+	}
+	root, err := openAt(unix.AT_FDCWD, upper, oDir, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: upper, Err: err}
+	}
+	defer unix.Close(root)
+	if err := s.root(root, parent); err != nil {
+		return err
+	}
+	return s.dir(root, lower, "")
+}
+
+// root visits the root directory only if it differs from the parent's, or from
+// root's 0755 when there is none. Images rarely have the entry, and a step that
+// leaves the root alone should not have one that changes with the machine.
+func (s *scanner) root(fd int, parent *Snapshot) error {
+	describe := func(it *item, fd int, t *Owners) (err error) {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return err
+		}
+		if it.attrs, err = attrsAt(-1, "", fd, nil); err != nil {
+			return err
+		}
+		it.set(".", &st)
+		it.own(t, s.remember)
+		return nil
+	}
+	was := item{mode: unix.S_IFDIR | 0o755}
+	if parent != nil {
+		pfd, err := openAt(unix.AT_FDCWD, parent.tree(), oDir, 0)
+		if err != nil {
+			return &os.PathError{Op: "open", Path: parent.tree(), Err: err}
+		}
+		defer unix.Close(pfd)
+		t, err := parent.table()
+		if err != nil {
+			return err
+		}
+		if err := describe(&was, pfd, t); err != nil {
+			return fmt.Errorf("read root of parent: %w", err)
+		}
+	}
+	s.item = item{fd: -1}
+	if err := describe(&s.item, fd, s.owners); err != nil {
+		return fmt.Errorf("read root: %w", err)
+	}
+	is := &s.item
+	if is.mode == was.mode && is.uid == was.uid && is.gid == was.gid && slices.Equal(is.attrs, was.attrs) {
+		return nil
+	}
+	return s.visit(is)
+}
+
+// set fills in what stat knows.
+func (it *item) set(path string, st *unix.Stat_t) {
+	it.path, it.mode, it.uid, it.gid = path, st.Mode, st.Uid, st.Gid
+	it.size, it.mtime, it.rdev = st.Size, st.Mtim, uint64(st.Rdev)
+}
+
+// own puts what was remembered over what the file says.
+func (it *item) own(t *Owners, remember bool) {
+	o, ok := t.lookup(it.path)
+	if !ok {
+		return
+	}
+	if remember {
+		it.uid, it.gid = o.UID, o.GID
+	}
+	if o.Mode != 0 && it.fileType() == unix.S_IFREG {
+		it.mode, it.rdev, it.size = o.Mode&unix.S_IFMT|it.mode&0o7777, o.Rdev, 0
+	}
+	if len(o.Xattrs) == 0 {
+		return
+	}
+	it.attrs = slices.DeleteFunc(it.attrs, func(a attr) bool { _, has := o.Xattrs[a.name]; return has })
+	for name, value := range o.Xattrs {
+		it.attrs = append(it.attrs, attr{name, value})
+	}
+	slices.SortFunc(it.attrs, func(a, b attr) int { return strings.Compare(a.name, b.name) })
+}
+
+// dir visits what is in the directory fd, called prefix: "" or ending in a
+// slash. lower is the parent's directory of that name, -1 where there is none.
+func (s *scanner) dir(fd, lower int, prefix string) error {
+	if err := s.ctx.Err(); err != nil {
+		return err
+	}
+	names, err := readNames(fd)
+	if err != nil {
+		return &fs.PathError{Op: "read directory", Path: prefix, Err: err}
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		if err := s.entry(fd, lower, prefix, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *scanner) entry(dir, lower int, prefix, name string) error {
+	p := prefix + name
+	st, err := statAt(dir, name)
+	if err != nil {
+		return &fs.PathError{Op: "stat", Path: p, Err: err}
+	}
+	if strings.HasPrefix(name, whiteoutPrefix) {
+		return fmt.Errorf("%q: a layer cannot hold a name that begins with %s: it would remove %q", p, whiteoutPrefix, path.Join(prefix, name[len(whiteoutPrefix):]))
+	}
+	if len(p) > maxPath {
+		return fmt.Errorf("%q…: %w", p[:80], unix.ENAMETOOLONG)
+	}
+	s.item = item{fd: -1}
+	if isWhiteout(&st) {
+		if lower < 0 {
+			return nil
+		}
+		if _, err := statAt(lower, name); err == unix.ENOENT {
+			return nil
+		} else if err != nil {
+			return &fs.PathError{Op: "stat in parent", Path: p, Err: err}
+		}
+		s.item.kind, s.item.path = gone, p
+		return s.visit(&s.item)
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFSOCK:
+		return nil // lives only as long as its listener; tar has no form for it
+	case unix.S_IFDIR:
+		return s.subdir(dir, lower, p, name, &st)
+	}
+	s.item.set(p, &st)
+	if err := s.file(dir, name, &st); err != nil {
+		return &fs.PathError{Op: "read", Path: p, Err: err}
+	}
+	if s.item.fd >= 0 {
+		defer unix.Close(s.item.fd)
+	}
+	return s.visit(&s.item)
+}
+
+// file completes the item of a file that is no directory.
+func (s *scanner) file(dir int, name string, st *unix.Stat_t) (err error) {
+	it := &s.item
+	if st.Nlink > 1 {
+		if g := s.links[st.Ino]; g != nil {
+			it.linkTo = g.first
+			if g.left--; g.left == 0 {
+				delete(s.links, st.Ino)
+			}
+		} else {
+			s.links[st.Ino] = &linkGroup{first: it.path, left: uint64(st.Nlink) - 1}
+		}
+	}
+	switch it.fileType() {
+	case unix.S_IFLNK:
+		it.size = 0
+		if it.target, err = readlinkAt(dir, name); err != nil {
+			return err
+		}
+	case unix.S_IFREG:
+		fd, err := openAt(dir, name, oRead, 0)
+		if err != nil {
+			return err
+		}
+		it.attrs, err = attrsAt(dir, name, fd, nil)
+		if it.own(s.owners, s.remember); err == nil && it.linkTo == "" && it.fileType() == unix.S_IFREG {
+			it.fd = fd
+			return nil
+		}
+		unix.Close(fd)
+		return err
+	default:
+		it.size = 0
+		if it.attrs, err = attrsAt(dir, name, -1, nil); err != nil {
+			return err
+		}
+	}
+	it.own(s.owners, s.remember)
+	return nil
+}
+
+func (s *scanner) subdir(dir, lower int, p, name string, st *unix.Stat_t) error {
+	fd, err := openAt(dir, name, oDir, 0)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: p, Err: err}
+	}
+	defer unix.Close(fd)
+	var marks []string
+	s.item.attrs, err = attrsAt(dir, name, fd, &marks)
+	if err != nil {
+		return &fs.PathError{Op: "read attributes of", Path: p, Err: err}
+	}
+	s.item.set(p, st)
+	s.item.size = 0
+	s.item.own(s.owners, s.remember)
+	if err := s.visit(&s.item); err != nil {
+		return err
+	}
+	below := -1
+	if lower >= 0 {
+		below, err = openAt(lower, name, oLook, 0)
+		switch err {
+		case nil:
+			defer unix.Close(below)
+		case unix.ENOENT, unix.ENOTDIR, unix.ELOOP:
+			below = -1 // the parent has nothing there, or no directory
+		default:
+			return &fs.PathError{Op: "open in parent", Path: p, Err: err}
+		}
+	}
+	if below >= 0 && slices.Contains(marks, opaqueAttr) {
+		below = -1
+		s.item = item{kind: emptied, path: p, fd: -1}
+		if err := s.visit(&s.item); err != nil {
+			return err
+		}
+	}
+	return s.dir(fd, below, p+"/")
+}
