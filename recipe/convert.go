@@ -46,9 +46,9 @@ func newStep(ins any, node *parser.Node, pos Position, escape rune) (Step, error
 	case *instructions.UserCommand:
 		return &User{Line: l, User: c.User}, nil
 	case *instructions.CmdCommand:
-		return &Cmd{Line: l, Command: command(c.ShellDependantCmdLine)}, nil
+		return &Cmd{Line: l, Command: shellOrExec(c.ShellDependantCmdLine)}, nil
 	case *instructions.EntrypointCommand:
-		return &Entrypoint{Line: l, Command: command(c.ShellDependantCmdLine)}, nil
+		return &Entrypoint{Line: l, Command: shellOrExec(c.ShellDependantCmdLine)}, nil
 	case *instructions.ExposeCommand:
 		return &Expose{Line: l, Ports: c.Ports}, nil
 	case *instructions.VolumeCommand:
@@ -80,7 +80,7 @@ func newStep(ins any, node *parser.Node, pos Position, escape rune) (Step, error
 func newRun(c *instructions.RunCommand, l Line, node *parser.Node) *Run {
 	run := &Run{
 		Line:     l,
-		Command:  command(c.ShellDependantCmdLine),
+		Command:  shellOrExec(c.ShellDependantCmdLine),
 		Network:  instructions.GetNetwork(c),
 		Security: instructions.GetSecurity(c),
 	}
@@ -102,7 +102,7 @@ func newRun(c *instructions.RunCommand, l Line, node *parser.Node) *Run {
 	return run
 }
 
-func command(c instructions.ShellDependantCmdLine) Command {
+func shellOrExec(c instructions.ShellDependantCmdLine) Command {
 	return Command{Args: c.CmdLine, Shell: c.PrependShell}
 }
 

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
+	"github.com/moby/buildkit/frontend/dockerfile/command"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
@@ -72,6 +75,7 @@ func Parse(name string, src []byte, opts ParseOptions) (*Recipe, error) {
 func (r *Recipe) add(node *parser.Node, lint *linter.Linter) error {
 	ins, err := instructions.ParseInstructionWithLinter(node, lint)
 	if err != nil {
+		err = sureOfItself(err)
 		return r.fail(fmt.Errorf("dockerfile parse error on line %d: %w", node.StartLine, err), node)
 	}
 	if st, ok := ins.(*instructions.Stage); ok {
@@ -127,7 +131,7 @@ func ParseOnbuild(expr string, at Position, escape rune) ([]Step, error) {
 	}
 	ins, err := instructions.ParseInstruction(node)
 	if err != nil {
-		return fail(err)
+		return fail(sureOfItself(err))
 	}
 	step, err := newStep(ins, node, at, escape)
 	if err != nil {
@@ -135,6 +139,25 @@ func ParseOnbuild(expr string, at Position, escape rune) ([]Step, error) {
 	}
 	step.line().Trigger = expr
 	return []Step{step}, nil
+}
+
+// sureOfItself replaces BuildKit's suggestion for an unknown instruction: of two
+// that are equally near it takes either, and one text must give one message.
+func sureOfItself(err error) error {
+	var unknown *instructions.UnknownInstructionError
+	if !errors.As(err, &unknown) {
+		return err
+	}
+	word := unknown.Instruction
+	names := slices.Sorted(maps.Keys(command.Commands))
+	meant := Suggest(strings.ToLower(word), names)
+	if meant == "" {
+		return unknown
+	}
+	if word == strings.ToUpper(word) {
+		meant = strings.ToUpper(meant)
+	}
+	return fmt.Errorf("%w (did you mean %s?)", unknown, meant)
 }
 
 // checkFrom refuses variables in COPY --from.
