@@ -180,3 +180,23 @@ func (c contextReader) Read(p []byte) (int, error) {
 	}
 	return c.r.Read(p)
 }
+
+// Document describes the manifest or index with this digest, whatever it is named;
+// ErrAbsent when the store has no such.
+func (s *Store) Document(ctx context.Context, d digest.Digest) (v1.Descriptor, error) {
+	if err := checkDigest(d); err != nil {
+		return v1.Descriptor{}, err
+	}
+	info, err := os.Stat(s.path(blobPath(d)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return v1.Descriptor{}, fmt.Errorf("%s: %w", d, ErrAbsent)
+	}
+	if err != nil {
+		return v1.Descriptor{}, fmt.Errorf("image store: %w", err)
+	}
+	kind := s.documentType(ctx, d, info.Size())
+	if kind == "" {
+		return v1.Descriptor{}, fmt.Errorf("%s is neither manifest nor index: %w", d, ErrAbsent)
+	}
+	return v1.Descriptor{MediaType: kind, Digest: d, Size: info.Size()}, nil
+}

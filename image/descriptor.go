@@ -244,3 +244,13 @@ func readLimited(r io.Reader, limit int64) ([]byte, error) {
 	}
 	return raw, nil
 }
+
+// DocumentType tells whether raw is a manifest or an index, by the rules of
+// ParseManifest, and returns its media type; outer is what it came as, "" when nothing was said.
+func DocumentType(raw []byte, outer string) (string, error) {
+	kind, err := sniffDocument(raw, outer)
+	if err == nil && !IsIndex(kind) && !IsManifest(kind) {
+		err = fmt.Errorf("media type %.100q is neither a manifest's nor an index's: %w", kind, ErrInvalid)
+	}
+	return kind, err
+}

@@ -90,7 +90,7 @@ func (s *Store) Image(ctx context.Context, d v1.Descriptor, p *v1.Platform) (*Im
 		}
 		picked, ok := SelectPlatform(ix, p)
 		if !ok {
-			return nil, &PlatformError{Digest: d.Digest, Want: p, Have: platforms(ix)}
+			return nil, NoPlatform(d.Digest, ix, p)
 		}
 		if p == nil { // prefer what is here to what this machine would run
 			if picked, err = s.preferPresent(ix, picked); err != nil {

@@ -61,6 +61,11 @@ func (e *PlatformError) Error() string {
 }
 func (e *PlatformError) Is(target error) bool { return target == ErrPlatform }
 
+// NoPlatform is the error for an index that has nothing for p.
+func NoPlatform(d digest.Digest, ix v1.Index, p *v1.Platform) error {
+	return &PlatformError{Digest: d, Want: p, Have: platforms(ix)}
+}
+
 func platforms(ix v1.Index) []v1.Platform {
 	var out []v1.Platform
 	for _, d := range ix.Manifests {

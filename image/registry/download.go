@@ -1,0 +1,160 @@
+package registry
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"mk/image"
+
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// blob brings a blob into the store, unless it is there.
+func (s *session) blob(ctx context.Context, store *image.Store, d v1.Descriptor, progress Progress) error {
+	ok, err := store.Has(d)
+	if err != nil {
+		return err
+	}
+	if ok {
+		progress(Event{State: Exists, Digest: d.Digest, Done: d.Size, Total: d.Size})
+		return nil
+	}
+	r := &download{ctx: ctx, session: s, blob: d}
+	defer r.Close()
+	count := &counter{r: r, progress: progress, event: Event{State: Moving, Digest: d.Digest, Total: d.Size}}
+	if _, err := store.Put(ctx, count, &d); err != nil {
+		return fmt.Errorf("blob %s: %w", d.Digest, err)
+	}
+	progress(Event{State: Complete, Digest: d.Digest, Done: d.Size, Total: d.Size})
+	return nil
+}
+
+// download reads a blob over as many requests as it takes: a connection that
+// breaks or stalls is followed by a request for the rest (Range). It gives up after Retries
+// breaks in a row without a byte between them.
+type download struct {
+	ctx     context.Context
+	session *session
+	blob    v1.Descriptor
+
+	body   io.ReadCloser // nil: the next Read asks
+	cancel context.CancelFunc
+	stall  *time.Timer
+	n      int64 // bytes read
+	barren int   // breaks since the last byte
+}
+
+func (r *download) Read(p []byte) (int, error) {
+	for {
+		if r.n >= r.blob.Size && r.body == nil {
+			return 0, io.EOF
+		}
+		if r.body == nil {
+			if err := r.open(); err != nil {
+				return 0, err
+			}
+		}
+		r.stall.Reset(r.patience())
+		n, err := r.body.Read(p)
+		r.n += int64(n)
+		if n > 0 {
+			r.barren = 0
+			if err != nil {
+				r.hangUp() // the error, if it is one, shows in the next Read
+			}
+			return n, nil
+		}
+		if err == nil {
+			continue
+		}
+		r.hangUp()
+		if r.ctx.Err() != nil {
+			return 0, r.ctx.Err()
+		}
+		if err == io.EOF && r.n >= r.blob.Size {
+			return 0, io.EOF
+		}
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		if r.barren++; r.barren > r.session.retries {
+			return 0, &netError{method: http.MethodGet, url: r.url(), err: err}
+		}
+	}
+}
+
+func (r *download) url() string { return r.session.root + "/blobs/" + r.blob.Digest.String() }
+
+func (r *download) patience() time.Duration { return cmp.Or(r.session.client.Stall, time.Minute) }
+
+// open asks for what is missing. The timer ends a request whose bytes stop coming.
+func (r *download) open() error {
+	ctx, cancel := context.WithCancel(r.ctx)
+	req := request{method: http.MethodGet, url: r.url()}
+	want := []int{http.StatusOK}
+	if r.n > 0 {
+		req.header = http.Header{"Range": {fmt.Sprintf("bytes=%d-", r.n)}}
+		want = append(want, http.StatusPartialContent)
+	}
+	resp, err := r.session.do(ctx, req, want...)
+	if err != nil {
+		cancel()
+		return err
+	}
+	r.body, r.cancel = resp.Body, cancel
+	r.stall = time.AfterFunc(r.patience(), cancel)
+	if resp.StatusCode == http.StatusPartialContent {
+		if !contentRange(resp.Header, r.n) {
+			return fmt.Errorf("GET %s: asked for bytes from %d on, got %q", r.url(), r.n, clean(resp.Header.Get("Content-Range")))
+		}
+		return nil
+	}
+	if r.n == 0 {
+		return nil
+	}
+	// The registry does not know Range: what was read already is passed over. A
+	// break here costs an attempt like any other.
+	skip := r.n
+	if _, err := io.CopyN(io.Discard, stallReader{r}, skip); err != nil {
+		r.hangUp()
+		if r.ctx.Err() != nil {
+			return r.ctx.Err()
+		}
+		if r.barren++; r.barren > r.session.retries {
+			return &netError{method: http.MethodGet, url: r.url(), err: err}
+		}
+		return r.open()
+	}
+	return nil
+}
+
+// stallReader reads the body of a download with its timer running anew.
+type stallReader struct{ r *download }
+
+func (s stallReader) Read(p []byte) (int, error) {
+	s.r.stall.Reset(s.r.patience())
+	return s.r.body.Read(p)
+}
+
+func (r *download) hangUp() {
+	if r.body != nil {
+		r.stall.Stop()
+		r.cancel()
+		r.body.Close()
+		r.body = nil
+	}
+}
+
+func (r *download) Close() error {
+	r.hangUp()
+	return nil
+}
+
+func decodeJSON(r io.Reader, v any) error {
+	return json.NewDecoder(io.LimitReader(r, image.MaxManifestSize)).Decode(v)
+}
