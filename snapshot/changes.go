@@ -120,11 +120,7 @@ func (c *changer) entry(dir, lower int, prefix, name string, replaced bool) erro
 			return &fs.PathError{Op: "open in parent", Path: p, Err: err}
 		}
 		defer unix.Close(below)
-		opaque, err := hasAttr(dir, name, opaqueAttr)
-		if err != nil {
-			return err
-		}
-		replaced = replaced || opaque
+		replaced = replaced || isOpaque(fd)
 	}
 	return c.dir(fd, below, p+"/", replaced && below >= 0)
 }

@@ -22,20 +22,20 @@ func refused(err error) bool {
 	return errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOTSUP)
 }
 
-// describe gives the file name in dir, whose real path is p, what its header
-// says. fd is the file if it is a directory or a regular file, else -1.
+// describe gives the file called name in at what its header says. fd is the file
+// if it is a directory or a regular file, else -1.
 //
 // The order is the kernel's: a change of owner clears setuid bits and file
 // capabilities, so it is first; the time is last, since all the rest moves it.
-func (a *applier) describe(dir int, name, p string, fd int, h *tar.Header) error {
+func (a *applier) describe(at *place, name string, fd int, h *tar.Header) error {
+	p := at.join(name)
 	var keep Owner // what had to be remembered
-	must := false  // and whether there is anything
-	owned, err := a.chown(dir, name, p, fd, h)
+	owned, err := a.chown(at, name, fd, h)
 	if err != nil {
 		return err
 	}
-	must = !owned
-	if a.parent.acl && h.Typeflag != tar.TypeDir && fd >= 0 {
+	must := !owned // remember
+	if at.acl && h.Typeflag != tar.TypeDir && fd >= 0 {
 		// Inherited from the directory; the header knows nothing of it.
 		if err := unix.Fremovexattr(fd, "system.posix_acl_access"); err != nil && err != unix.ENODATA {
 			return fmt.Errorf("remove inherited ACL: %w", err)
@@ -48,7 +48,7 @@ func (a *applier) describe(dir int, name, p string, fd int, h *tar.Header) error
 		}
 		err := errors.ErrUnsupported
 		if settable(n) {
-			err = setAttr(dir, name, fd, n, value)
+			err = setAttr(at.upper, name, fd, n, value)
 		}
 		if err == nil {
 			continue
@@ -66,7 +66,7 @@ func (a *applier) describe(dir int, name, p string, fd int, h *tar.Header) error
 		if fd >= 0 {
 			err = unix.Fchmod(fd, mode)
 		} else {
-			err = unix.Fchmodat(dir, name, mode, 0) // ours, made just now: no symlink
+			err = unix.Fchmodat(at.upper, name, mode, 0) // ours, made just now: no symlink
 		}
 		if err != nil {
 			return fmt.Errorf("set mode: %w", err)
@@ -82,7 +82,7 @@ func (a *applier) describe(dir int, name, p string, fd int, h *tar.Header) error
 	} else {
 		a.owners.forget(p)
 	}
-	if err := setTime(dir, name, timespec(h.ModTime)); err != nil {
+	if err := setTime(at.upper, name, timespec(h.ModTime)); err != nil {
 		return fmt.Errorf("set time: %w", err)
 	}
 	return nil
@@ -90,18 +90,18 @@ func (a *applier) describe(dir int, name, p string, fd int, h *tar.Header) error
 
 // chown sets the owner. It tells whether the file has it; if not, it must be
 // remembered.
-func (a *applier) chown(dir int, name, p string, fd int, h *tar.Header) (bool, error) {
+func (a *applier) chown(at *place, name string, fd int, h *tar.Header) (bool, error) {
 	if h.Uid < 0 || h.Gid < 0 || int64(h.Uid) >= 1<<32-1 || int64(h.Gid) >= 1<<32-1 {
 		return false, fmt.Errorf("set owner %d:%d: %w", h.Uid, h.Gid, unix.EINVAL)
 	}
-	if h.Uid == 0 && h.Gid == 0 && a.uid == 0 && !a.parent.setgid && h.Typeflag != tar.TypeDir {
+	if h.Uid == 0 && h.Gid == 0 && a.uid == 0 && !at.setgid && h.Typeflag != tar.TypeDir {
 		return true, nil // made just now by us
 	}
 	var err error
 	if fd >= 0 {
 		err = unix.Fchown(fd, h.Uid, h.Gid)
 	} else {
-		err = unix.Fchownat(dir, name, h.Uid, h.Gid, unix.AT_SYMLINK_NOFOLLOW)
+		err = unix.Fchownat(at.upper, name, h.Uid, h.Gid, unix.AT_SYMLINK_NOFOLLOW)
 	}
 	if err == nil {
 		return true, nil
@@ -122,7 +122,7 @@ func setAttr(dir int, name string, fd int, attr, value string) error {
 // stripAttrs removes from a directory that was there already the attributes that
 // its new header does not have.
 func stripAttrs(fd int, h *tar.Header) error {
-	attrs, err := attrsAt(-1, "", fd, nil)
+	attrs, err := attrsAt(-1, "", fd)
 	if err != nil {
 		return err
 	}

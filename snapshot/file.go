@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -128,8 +129,8 @@ func overlaysOwn(name string) bool {
 
 // attrsAt returns the attributes of a file that belong into a layer, sorted. fd
 // is the file when it is a directory or a regular file, else -1: then it is
-// asked by name. marks receives overlay's own.
-func attrsAt(dir int, name string, fd int, marks *[]string) ([]attr, error) {
+// asked by name.
+func attrsAt(dir int, name string, fd int) ([]attr, error) {
 	list := func(b []byte) (int, error) { return unix.Flistxattr(fd, b) }
 	get := func(n string) func([]byte) (int, error) {
 		return func(b []byte) (int, error) { return unix.Fgetxattr(fd, n, b) }
@@ -148,9 +149,6 @@ func attrsAt(dir int, name string, fd int, marks *[]string) ([]attr, error) {
 	}
 	var attrs []attr
 	for _, n := range names {
-		if overlaysOwn(n) && marks != nil {
-			*marks = append(*marks, n)
-		}
 		if !settable(n) {
 			continue
 		}
@@ -162,6 +160,21 @@ func attrsAt(dir int, name string, fd int, marks *[]string) ([]attr, error) {
 	}
 	slices.SortFunc(attrs, func(a, b attr) int { return strings.Compare(a.name, b.name) })
 	return attrs, nil
+}
+
+// isOpaque tells whether an upper directory hides what the parent has there.
+func isOpaque(fd int) bool {
+	var b [2]byte
+	n, err := unix.Fgetxattr(fd, opaqueAttr, b[:])
+	return err == nil && n == 1 && b[0] == 'y'
+}
+
+// setOpaque makes an upper directory hide what the parent has there.
+func setOpaque(fd int) error {
+	if err := unix.Fsetxattr(fd, opaqueAttr, []byte("y"), 0); err != nil {
+		return fmt.Errorf("make opaque: %w", err)
+	}
+	return nil
 }
 
 // procName is a path to name in dir, for the calls on attributes, which have no
@@ -185,7 +198,7 @@ func copyRoot(from, to string) error {
 	if err := unix.Fstat(src, &st); err != nil {
 		return err
 	}
-	attrs, err := attrsAt(-1, "", src, nil)
+	attrs, err := attrsAt(-1, "", src)
 	if err != nil {
 		return err
 	}

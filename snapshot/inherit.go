@@ -143,38 +143,36 @@ func (h *heir) entry(dir int, prefix, name string) error {
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
-		copied, err := hasAttr(dir, name, originAttr)
+		copied, err := wasCopied(dir, name)
 		if err != nil || !copied {
 			return err
 		}
 		return h.take(p)
 	case unix.S_IFDIR:
-		// An opaque directory and what is in it is new.
-		opaque, err := hasAttr(dir, name, opaqueAttr)
-		if err != nil || opaque {
-			return err
-		}
-		if err := h.take(p); err != nil {
-			return err
-		}
 		fd, err := openAt(dir, name, oDir, 0)
 		if err != nil {
 			return &fs.PathError{Op: "open", Path: p, Err: err}
 		}
 		defer unix.Close(fd)
+		if isOpaque(fd) {
+			return nil // new, and so is what is in it
+		}
+		if err := h.take(p); err != nil {
+			return err
+		}
 		return h.dir(fd, p+"/")
 	}
 	return nil
 }
 
-// hasAttr tells whether the file, which is no symlink, has the attribute.
-func hasAttr(dir int, name, attr string) (bool, error) {
-	_, err := unix.Lgetxattr(procName(dir, name), attr, nil)
+// wasCopied tells whether overlay copied the regular file up from below.
+func wasCopied(dir int, name string) (bool, error) {
+	_, err := unix.Lgetxattr(procName(dir, name), originAttr, nil)
 	switch err {
 	case nil:
 		return true, nil
 	case unix.ENODATA, unix.ENOTSUP:
 		return false, nil
 	}
-	return false, fmt.Errorf("read %s of %q: %w", attr, name, err)
+	return false, fmt.Errorf("read %s of %q: %w", originAttr, name, err)
 }

@@ -95,7 +95,7 @@ func (s *scanner) root(fd int, parent *Snapshot) error {
 		if err := unix.Fstat(fd, &st); err != nil {
 			return err
 		}
-		if it.attrs, err = attrsAt(-1, "", fd, nil); err != nil {
+		if it.attrs, err = attrsAt(-1, "", fd); err != nil {
 			return err
 		}
 		it.set(".", &st)
@@ -240,7 +240,7 @@ func (s *scanner) file(dir int, name string, st *unix.Stat_t) (err error) {
 		if err != nil {
 			return err
 		}
-		it.attrs, err = attrsAt(dir, name, fd, nil)
+		it.attrs, err = attrsAt(dir, name, fd)
 		if it.own(s.owners, s.remember); err == nil && it.linkTo == "" && it.fileType() == unix.S_IFREG {
 			it.fd = fd
 			return nil
@@ -249,7 +249,7 @@ func (s *scanner) file(dir int, name string, st *unix.Stat_t) (err error) {
 		return err
 	default:
 		it.size = 0
-		if it.attrs, err = attrsAt(dir, name, -1, nil); err != nil {
+		if it.attrs, err = attrsAt(dir, name, -1); err != nil {
 			return err
 		}
 	}
@@ -263,8 +263,7 @@ func (s *scanner) subdir(dir, lower int, p, name string, st *unix.Stat_t) error 
 		return &fs.PathError{Op: "open", Path: p, Err: err}
 	}
 	defer unix.Close(fd)
-	var marks []string
-	s.item.attrs, err = attrsAt(dir, name, fd, &marks)
+	s.item.attrs, err = attrsAt(dir, name, fd)
 	if err != nil {
 		return &fs.PathError{Op: "read attributes of", Path: p, Err: err}
 	}
@@ -286,7 +285,7 @@ func (s *scanner) subdir(dir, lower int, p, name string, st *unix.Stat_t) error 
 			return &fs.PathError{Op: "open in parent", Path: p, Err: err}
 		}
 	}
-	if below >= 0 && slices.Contains(marks, opaqueAttr) {
+	if below >= 0 && isOpaque(fd) {
 		below = -1
 		s.item = item{kind: emptied, path: p, fd: -1}
 		if err := s.visit(&s.item); err != nil {

@@ -61,6 +61,9 @@ func Open(dir string, remember bool) (*Store, error) {
 	return s, nil
 }
 
+// Remembers tells whether owners that cannot be set are kept in tables: mode single.
+func (s *Store) Remembers() bool { return s.remember }
+
 // Dir is the directory that Open was given.
 func (s *Store) Dir() string { return s.dir }
 

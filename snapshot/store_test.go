@@ -1,0 +1,3 @@
+package snapshot
+
+func runJob(job string) {}
