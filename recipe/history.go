@@ -158,8 +158,10 @@ func Title(step Step, vars *Vars) string {
 			}
 		}
 	}
-	if res, err := lex.ProcessWordWithMatches(text, vars); err == nil {
-		text = res.Result
+	if !plainWord(text) {
+		if res, err := lex.ProcessWordWithMatches(text, vars); err == nil {
+			text = res.Result
+		}
 	}
 	keyword, rest, found := strings.Cut(text, " ")
 	if !found {

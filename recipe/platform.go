@@ -27,9 +27,9 @@ const (
 
 var errPlatform = errors.New("invalid argument")
 
-var (
-	knownOS   = strings.Fields("aix android darwin dragonfly freebsd hurd illumos ios js linux nacl netbsd openbsd plan9 solaris windows zos")
-	knownArch = strings.Fields("386 amd64 amd64p32 arm armbe arm64 arm64be ppc64 ppc64le loong64 mips mipsle mips64 mips64le mips64p32 mips64p32le ppc riscv riscv64 s390 s390x sparc sparc64 wasm")
+const (
+	knownOS   = "aix android darwin dragonfly freebsd hurd illumos ios js linux nacl netbsd openbsd plan9 solaris windows zos"
+	knownArch = "386 amd64 amd64p32 arm armbe arm64 arm64be ppc64 ppc64le loong64 mips mipsle mips64 mips64le mips64p32 mips64p32le ppc riscv riscv64 s390 s390x sparc sparc64 wasm"
 )
 
 // ParsePlatform reads "linux/arm64", "arm64", "linux/arm/v7" and the like into
@@ -56,12 +56,12 @@ func ParsePlatform(s string) (v1.Platform, error) {
 	}
 	switch len(parts) {
 	case 1:
-		if slices.Contains(knownOS, p.OS) {
+		if slices.Contains(strings.Fields(knownOS), p.OS) {
 			p.Architecture = runtime.GOARCH
 			return p, nil
 		}
 		p.Architecture, p.Variant = canonicalArch(parts[0], "")
-		if !slices.Contains(knownArch, p.Architecture) {
+		if !slices.Contains(strings.Fields(knownArch), p.Architecture) {
 			return v1.Platform{}, fmt.Errorf("%q: unknown operating system or architecture: %w", s, errPlatform)
 		}
 		p.OS = runtime.GOOS

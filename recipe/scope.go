@@ -206,7 +206,7 @@ func (g *Globals) Scope(baseEnv []string) *Scope {
 // and an inherited ENV wins over an inherited ARG of the same name.
 func (s *Scope) Child() *Scope {
 	c := &Scope{globals: s.globals, vars: s.vars.Clone(), env: s.env.Clone(), args: slices.Clone(s.args)}
-	for _, p := range c.env.pairs {
+	for _, p := range c.env.pairs() {
 		c.vars.Set(p.Key, p.Value)
 	}
 	return c

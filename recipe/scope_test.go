@@ -276,8 +276,14 @@ func TestVars(t *testing.T) {
 	if got := strings.Join(v.List(), " ") + "|" + strings.Join(w.List(), " "); got != "b=2 a=3 c=|a=3 b=9" {
 		t.Error(got)
 	}
+	for range 100 {
+		v.Set("a", "4")
+	}
+	if got := strings.Join(v.List(), " "); got != "b=2 c= a=4" || len(v.slots) > 32 {
+		t.Error(got, len(v.slots))
+	}
 	var none *Vars
-	if _, ok := none.Get("a"); ok || none.Keys() != nil || none.List() != nil || len(none.Clone().pairs) != 0 {
+	if _, ok := none.Get("a"); ok || none.Keys() != nil || none.List() != nil || none.Clone().Keys() != nil {
 		t.Error("a nil *Vars is not empty")
 	}
 }
