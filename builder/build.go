@@ -1,0 +1,359 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"mk/image"
+	"mk/snapshot"
+)
+
+// Builder turns plans into images. Its fields are set once, before Build.
+type Builder struct {
+	Images   *image.Store
+	Trees    *snapshot.Store
+	Records  *Records
+	Progress Reporter
+	Sandbox  Sandbox // what RUN steps get besides their tree
+	Jobs     int     // RUN and COPY steps at work at once; 0: one a processor, at least four
+
+	// Inside says that this process may mount, chown and run: it is in the
+	// namespaces. Outside, a build that needs more than records ends with
+	// ErrNeedsInside, having changed nothing but the stat caches.
+	Inside bool
+
+	// Notice tells the user, once, what the machine makes the build go without.
+	Notice func(text string)
+}
+
+// ErrNeedsInside says that a step has to be executed, or a tree read, and that
+// this process is not in the namespaces where that can be done.
+var ErrNeedsInside = errors.New("the build needs its namespaces")
+
+// Result is a finished build of one platform.
+type Result struct {
+	Plan   *Plan
+	Config Image
+	Layers []Layer // base first
+	Ran    int     // steps that were executed
+}
+
+// Layer is one layer of a result: of the base image, or made by a step.
+type Layer struct {
+	Base     *image.Layer
+	Made     time.Time
+	Digests  snapshot.Digests
+	Snapshot snapshot.ID
+	Step     *Node
+}
+
+// Build executes what the records do not already hold of the plan's target and
+// waits until the digests of its layers are known.
+//
+// Steps run as soon as what they need is there, at most Jobs at once. A step
+// whose key was seen takes the snapshot that it made then. The first error
+// cancels the rest; steps that had committed stay committed.
+func (b *Builder) Build(ctx context.Context, p *Plan) (*Result, error) {
+	g, ctx := errgroup.WithContext(ctx)
+	e := &engine{
+		Builder: b,
+		ctx:     ctx,
+		group:   g,
+		plan:    p,
+		work:    make(chan struct{}, b.jobs()),
+		hash:    make(chan struct{}, 2), // digests beside the steps: each has two hashes at work
+		nodes:   map[*Node]*made{},
+		bases:   map[*image.Image]*lazyBase{},
+	}
+	var result *Result
+	g.Go(func() (err error) {
+		result, err = e.target(ctx)
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	result.Ran = e.ran
+	return result, nil
+}
+
+// engine is one build at work.
+type engine struct {
+	*Builder
+	ctx   context.Context // of the whole build, for work that outlives the step that began it
+	group *errgroup.Group
+	plan  *Plan
+	work  chan struct{} // a token a step at work
+	hash  chan struct{} // a token a layer being digested
+
+	mu    sync.Mutex // guards what follows
+	nodes map[*Node]*made
+	bases map[*image.Image]*lazyBase
+	ran   int
+	said  map[string]bool // notices
+
+	etcOnce sync.Once
+	etc     *Etc
+	etcErr  error
+}
+
+// made is what a node left: at first a promise, then a snapshot, last its digests.
+type made struct {
+	ready     chan struct{} // closed when id or err is set
+	id        snapshot.ID
+	at        time.Time // when the step ended, now or in the build that executed it
+	err       error
+	digested  chan struct{} // closed when digests or digestErr is set
+	digests   snapshot.Digests
+	digestErr error
+}
+
+// target builds the plan's target and lists its layers.
+func (e *engine) target(ctx context.Context) (*Result, error) {
+	target := e.plan.Target
+	r := &Result{Plan: e.plan, Config: target.Image}
+	var chain []*Node
+	t := target.Tree
+	for ; t.Node != nil; t = t.Node.Parent {
+		chain = append([]*Node{t.Node}, chain...)
+	}
+	if t.Image != nil {
+		for _, l := range t.Image.Layers() {
+			r.Layers = append(r.Layers, Layer{Base: &l})
+		}
+	}
+	if n := len(chain); n > 0 {
+		if _, err := e.node(ctx, chain[n-1]); err != nil {
+			return nil, err
+		}
+	}
+	for _, n := range chain {
+		m, err := e.node(ctx, n)
+		if err != nil {
+			return nil, err
+		}
+		d, err := m.wait(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("digest layer of %s: %w", n.Vertex.Name, err)
+		}
+		r.Layers = append(r.Layers, Layer{Digests: d, Snapshot: m.id, Made: m.at, Step: n})
+	}
+	return r, nil
+}
+
+// wait gives the digests of what a node made, when they are known.
+func (m *made) wait(ctx context.Context) (snapshot.Digests, error) {
+	select {
+	case <-m.digested:
+		return m.digests, m.digestErr
+	case <-ctx.Done():
+		return snapshot.Digests{}, context.Cause(ctx)
+	}
+}
+
+// node makes a node once, however many ask, and waits for its snapshot.
+func (e *engine) node(ctx context.Context, n *Node) (*made, error) {
+	e.mu.Lock()
+	m := e.nodes[n]
+	if m == nil {
+		m = &made{ready: make(chan struct{}), digested: make(chan struct{})}
+		e.nodes[n] = m
+		e.group.Go(func() error {
+			m.err = e.make(e.ctx, n, m)
+			close(m.ready)
+			return m.err
+		})
+	}
+	e.mu.Unlock()
+	select {
+	case <-m.ready:
+		return m, m.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// make finds or makes the snapshot of one node.
+func (e *engine) make(ctx context.Context, n *Node, m *made) error {
+	// What a step takes files from is needed for its key; its parent's tree is
+	// only needed if it must run. Both are started now, the parent waited for first.
+	for _, t := range n.From {
+		if t.Node != nil {
+			e.begin(t.Node)
+		}
+	}
+	parent, err := e.content(ctx, n.Parent)
+	if err != nil {
+		return err
+	}
+	act, err := e.action(ctx, n)
+	if err != nil {
+		return at(n.Step.At(), err)
+	}
+	defer act.Close()
+
+	facts := func(parent string) *KeyText {
+		t := newKeyText(image.FormatPlatform(e.plan.Platform), parent)
+		act.describe(t)
+		return t
+	}
+	// The parent's digest may still be on its way. It is worth waiting for only
+	// if this step has run before: the first time, nothing can hit.
+	if len(e.Records.StepKeys(facts("").Step())) > 0 && !n.NoCache {
+		content, err := parent.wait(ctx)
+		if err != nil {
+			return err
+		}
+		if rec, err := e.Records.Get(facts(content).Key()); err == nil && e.usable(rec) {
+			m.id, m.digests, m.at = rec.Snapshot, rec.Digests, rec.Made
+			close(m.digested)
+			e.Records.SetLast(e.place(n), rec.Text)
+			e.Progress.Cached(n.Vertex)
+			return nil
+		}
+	}
+	if !e.Inside {
+		return ErrNeedsInside
+	}
+	snap, err := e.execute(ctx, n, act)
+	if err != nil {
+		return at(n.Step.At(), err)
+	}
+	m.id, m.at = snap.ID(), time.Now().UTC().Truncate(time.Second)
+	e.group.Go(func() error {
+		defer close(m.digested)
+		m.digests, m.digestErr = e.digest(snap)
+		if m.digestErr != nil {
+			return m.digestErr
+		}
+		content, err := parent.wait(e.ctx)
+		if err != nil {
+			return err
+		}
+		text := facts(content)
+		if err := e.Records.SetLast(e.place(n), text.String()); err != nil {
+			return err
+		}
+		return e.Records.Put(text, snap.ID(), m.digests, m.at)
+	})
+	return nil
+}
+
+// execute runs a step on a draft of its parent's tree and commits it.
+func (e *engine) execute(ctx context.Context, n *Node, act action) (snap *snapshot.Snapshot, err error) {
+	parent, err := e.tree(ctx, n.Parent)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case e.work <- struct{}{}:
+		defer func() { <-e.work }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	e.mu.Lock()
+	e.ran++
+	e.mu.Unlock()
+	e.Progress.Start(n.Vertex)
+	defer func() { e.Progress.End(n.Vertex, err) }()
+
+	draft, err := e.Trees.NewDraft(parent)
+	if err != nil {
+		return nil, err
+	}
+	defer draft.Discard() // no-op after Commit
+	if e.plan.Epoch != nil {
+		draft.SetEpoch(e.plan.Epoch)
+	}
+	if err := act.perform(ctx, draft); err != nil {
+		return nil, err
+	}
+	return draft.Commit()
+}
+
+// digest computes a new snapshot's digests, a few snapshots at a time.
+func (e *engine) digest(s *snapshot.Snapshot) (snapshot.Digests, error) {
+	select {
+	case e.hash <- struct{}{}:
+		defer func() { <-e.hash }()
+	case <-e.ctx.Done():
+		return snapshot.Digests{}, context.Cause(e.ctx)
+	}
+	return s.Digests(e.ctx)
+}
+
+// begin starts making a node without waiting for it.
+func (e *engine) begin(n *Node) {
+	e.group.Go(func() error {
+		_, err := e.node(e.ctx, n)
+		return err
+	})
+}
+
+// content is the identity of a tree, perhaps still being computed.
+type content struct {
+	known string
+	made  *made
+}
+
+func (c content) wait(ctx context.Context) (string, error) {
+	if c.made == nil {
+		return c.known, nil
+	}
+	d, err := c.made.wait(ctx)
+	return d.Content.String(), err
+}
+
+// content makes sure that a tree exists, or can be had, and tells what is in it.
+// An image's tree is known by its layers and is not unpacked for that.
+func (e *engine) content(ctx context.Context, t Tree) (content, error) {
+	switch {
+	case t.Node != nil:
+		m, err := e.node(ctx, t.Node)
+		return content{made: m}, err
+	case t.Image != nil:
+		if chains := chainIDs(t.Image); len(chains) > 0 {
+			return content{known: snapshot.ContentOfChain(chains[len(chains)-1]).String()}, nil
+		}
+	}
+	return content{known: "scratch"}, nil
+}
+
+// tree gives a tree's snapshot, nil for scratch. Bases are unpacked here, the
+// first time that a step must run on them.
+func (e *engine) tree(ctx context.Context, t Tree) (*snapshot.Snapshot, error) {
+	switch {
+	case t.Node != nil:
+		m, err := e.node(ctx, t.Node)
+		if err != nil {
+			return nil, err
+		}
+		return e.Trees.Get(m.id)
+	case t.Image != nil:
+		return e.base(ctx, t.Image)
+	}
+	return nil, nil
+}
+
+// usable says whether a record's snapshot is still there.
+func (e *engine) usable(rec *Record) bool {
+	_, err := e.Trees.Get(rec.Snapshot)
+	return err == nil
+}
+
+// place names a step for its next build: the same recipe, stage and position.
+func (e *engine) place(n *Node) string {
+	return e.plan.Recipe.Name + "\x00" + n.Place
+}
+
+func (b *Builder) jobs() int {
+	if b.Jobs > 0 {
+		return b.Jobs
+	}
+	return defaultJobs()
+}

@@ -1,0 +1,274 @@
+package builder
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"mk/snapshot"
+)
+
+// keyFormat opens every key: raising it forgets all records of older mks.
+const keyFormat = "mk step 1"
+
+// Key is the hash of everything that can change a step's result. Equal keys
+// may share a snapshot. It is not the digest of a content: that is of what a
+// step made, a Key is of what went into it.
+type Key string
+
+// KeyText is a key before it is hashed: one line a fact, printed as it stands
+// by --explain. The first lines are always the format, the platform, and the
+// content of the tree that the step starts from.
+type KeyText struct{ lines []string }
+
+// newKeyText begins a key for a step on a tree with the given content.
+func newKeyText(platform, parent string) *KeyText {
+	return &KeyText{lines: []string{keyFormat, "platform " + platform, parentPrefix + parent}}
+}
+
+const parentPrefix = "parent "
+
+// Add writes one fact: a word that says of what kind it is, and its values,
+// quoted so that no value can look like two.
+func (t *KeyText) Add(kind string, values ...string) {
+	var b strings.Builder
+	b.WriteString(kind)
+	for _, v := range values {
+		b.WriteByte(' ')
+		b.WriteString(strconv.Quote(v))
+	}
+	t.lines = append(t.lines, b.String())
+}
+
+func (t *KeyText) String() string { return strings.Join(t.lines, "\n") + "\n" }
+
+// Key hashes the text.
+func (t *KeyText) Key() Key { return hashKey(t.String()) }
+
+// Step hashes the text without the parent's line: all records of the same
+// step on whatever tree have it in common.
+func (t *KeyText) Step() Key {
+	rest := make([]string, 0, len(t.lines))
+	for _, l := range t.lines {
+		if !strings.HasPrefix(l, parentPrefix) {
+			rest = append(rest, l)
+		}
+	}
+	return hashKey(strings.Join(rest, "\n"))
+}
+
+func hashKey(s string) Key {
+	h := sha256.Sum256([]byte(s))
+	return Key(hex.EncodeToString(h[:16]))
+}
+
+// Record says what a step made the last time it ran with this key.
+type Record struct {
+	Key      Key
+	Snapshot snapshot.ID
+	Digests  snapshot.Digests
+	Made     time.Time // when the step ended, to the second: history says so for ever
+	Text     string    // the key's text
+}
+
+// Records is the step cache: a directory of small text files, safe for many
+// processes at once because a file is only ever renamed into place, complete.
+//
+//	keys/<mode>/k/<key>      one Record
+//	keys/<mode>/s/<step>     the keys under which this step ran, newest last
+//	keys/<mode>/p/<place>    the key that the step at this place of this recipe had last
+//	keys/<mode>/f/<digest>   the listing of files behind a "files" line of a key
+//	keys/<mode>/m/<question> the digest of files picked from an immutable tree
+//
+// A record of a snapshot that is gone counts as no record. A record is
+//
+//	snapshot <id>
+//	content <digest>
+//	diffid <digest>
+//	chain <digest>
+//	size <bytes>
+//	made <seconds since 1970>
+//
+//	<the key's text>
+type Records struct{ dir string }
+
+// OpenRecords returns the cache in dir, which is made when something is kept.
+func OpenRecords(dir string) *Records { return &Records{dir} }
+
+// Dir tells where the records are.
+func (r *Records) Dir() string { return r.dir }
+
+// Get returns the record of a key, or fs.ErrNotExist.
+func (r *Records) Get(k Key) (*Record, error) {
+	b, err := os.ReadFile(filepath.Join(r.dir, "k", string(k)))
+	if err != nil {
+		return nil, err
+	}
+	rec := &Record{Key: k}
+	head, text, ok := bytes.Cut(b, []byte("\n\n"))
+	if !ok {
+		return nil, fs.ErrNotExist // not ours: as good as none
+	}
+	rec.Text = string(text)
+	for s := bufio.NewScanner(bytes.NewReader(head)); s.Scan(); {
+		name, value, _ := strings.Cut(s.Text(), " ")
+		switch name {
+		case "snapshot":
+			rec.Snapshot = snapshot.ID(value)
+		case "content":
+			rec.Digests.Content = digest.Digest(value)
+		case "diffid":
+			rec.Digests.DiffID = digest.Digest(value)
+		case "chain":
+			rec.Digests.Chain = digest.Digest(value)
+		case "size":
+			rec.Digests.Size, _ = strconv.ParseInt(value, 10, 64)
+		case "made":
+			n, _ := strconv.ParseInt(value, 10, 64)
+			rec.Made = time.Unix(n, 0).UTC()
+		}
+	}
+	if rec.Snapshot == "" || rec.Digests.DiffID.Validate() != nil || rec.Digests.Content.Validate() != nil {
+		return nil, fs.ErrNotExist
+	}
+	return rec, nil
+}
+
+// Put keeps a record under its key. The rename of the record is the commit
+// point; the list of the step's keys is only a way to find it again.
+func (r *Records) Put(t *KeyText, id snapshot.ID, d snapshot.Digests, made time.Time) error {
+	k := t.Key()
+	text := fmt.Sprintf("snapshot %s\ncontent %s\ndiffid %s\nchain %s\nsize %d\nmade %d\n\n%s",
+		id, d.Content, d.DiffID, d.Chain, d.Size, made.Unix(), t)
+	if err := r.write("k", string(k), []byte(text)); err != nil {
+		return fmt.Errorf("keep step record: %w", err)
+	}
+	step := t.Step()
+	known := r.StepKeys(step)
+	for _, o := range known {
+		if o == k {
+			return nil
+		}
+	}
+	const keep = 32 // a step that alternates between more trees than this is run again
+	if len(known) >= keep {
+		known = known[len(known)-keep+1:]
+	}
+	var b strings.Builder
+	for _, o := range append(known, k) {
+		b.WriteString(string(o) + "\n")
+	}
+	return r.write("s", string(step), []byte(b.String()))
+}
+
+// StepKeys lists the keys under which the same step ran before.
+func (r *Records) StepKeys(step Key) []Key {
+	b, err := os.ReadFile(filepath.Join(r.dir, "s", string(step)))
+	if err != nil {
+		return nil
+	}
+	var keys []Key
+	for _, l := range strings.Fields(string(b)) {
+		keys = append(keys, Key(l))
+	}
+	return keys
+}
+
+// SetLast remembers the key that the step at a place of a recipe had, for the
+// next build to explain itself by.
+func (r *Records) SetLast(place, text string) error {
+	return r.write("p", string(hashKey(place)), []byte(text))
+}
+
+// Last returns the key text that the step at that place had, or "".
+func (r *Records) Last(place string) string {
+	b, _ := os.ReadFile(filepath.Join(r.dir, "p", string(hashKey(place))))
+	return string(b)
+}
+
+// SetListing keeps the listing of files that a digest stands for.
+func (r *Records) SetListing(d digest.Digest, listing string) error {
+	if _, err := os.Lstat(filepath.Join(r.dir, "f", d.Encoded())); err == nil {
+		return nil
+	}
+	return r.write("f", d.Encoded(), []byte(listing))
+}
+
+// Listing returns what SetListing kept, or "".
+func (r *Records) Listing(d digest.Digest) string {
+	if d.Validate() != nil {
+		return ""
+	}
+	b, _ := os.ReadFile(filepath.Join(r.dir, "f", d.Encoded()))
+	return string(b)
+}
+
+// Memo answers a question about an immutable tree that was answered before.
+func (r *Records) Memo(question string) (string, bool) {
+	b, err := os.ReadFile(filepath.Join(r.dir, "m", string(hashKey(question))))
+	return string(b), err == nil
+}
+
+// SetMemo keeps an answer.
+func (r *Records) SetMemo(question, answer string) error {
+	return r.write("m", string(hashKey(question)), []byte(answer))
+}
+
+// Prune removes the records that keep does not want, and with all everything
+// that is remembered of earlier builds. The caller holds the exclusive lock.
+func (r *Records) Prune(all bool, keep func(*Record) bool) error {
+	entries, err := os.ReadDir(filepath.Join(r.dir, "k"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		rec, err := r.Get(Key(e.Name()))
+		if err == nil && keep(rec) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(r.dir, "k", e.Name())); err != nil {
+			return err
+		}
+	}
+	if !all {
+		return nil
+	}
+	return os.RemoveAll(r.dir)
+}
+
+// write puts a whole file in place by rename, so that no reader sees a part.
+func (r *Records) write(kind, name string, data []byte) error {
+	dir := filepath.Join(r.dir, kind)
+	f, err := os.CreateTemp(dir, ".tmp-")
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+		f, err = os.CreateTemp(dir, ".tmp-")
+	}
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), filepath.Join(dir, name))
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}

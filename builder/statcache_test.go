@@ -1,0 +1,170 @@
+package builder
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+)
+
+// TestStatCache follows one file: hashed once, then found, until it changes.
+func TestStatCache(t *testing.T) {
+	dir := tree(t, t.TempDir(), "f 0644 one", "g 0644 two")
+	store := t.TempDir()
+	sum := func(want string, known bool) {
+		t.Helper()
+		cache := OpenStatCache(store, dir)
+		var st fileStat
+		root := openRoot(t, dir)
+		must(t, statAt(int(root.Fd()), "f", &st))
+		var got [32]byte
+		if _, ok := cache.lookup(keyOfPath("f"), &st, &got); ok != known {
+			t.Errorf("%s is known: %t", want, ok)
+		}
+		sel := pick(t, &Files{Root: root, Local: true, Cache: cache}, "f")
+		if sel.roots[0].entry.sum != sha256.Sum256([]byte(want)) {
+			t.Errorf("wrong digest, want that of %q", want)
+		}
+		must(t, cache.Save())
+	}
+	sum("one", false) // hashed too soon after writing: not kept
+	time.Sleep(50 * time.Millisecond)
+	sum("one", false)
+	sum("one", true)
+	must(t, os.WriteFile(dir+"/f", []byte("two"), 0o644))
+	sum("two", false)
+	time.Sleep(50 * time.Millisecond)
+	sum("two", false)
+	sum("two", true)
+	// The same size and mtime: only ctime tells.
+	info, err := os.Stat(dir + "/f")
+	must(t, err)
+	must(t, os.WriteFile(dir+"/f", []byte("six"), 0o644))
+	must(t, os.Chtimes(dir+"/f", time.Time{}, info.ModTime()))
+	sum("six", false)
+	time.Sleep(50 * time.Millisecond)
+	sum("six", false)
+	// An mtime in the future is no reason to hash again and again.
+	must(t, os.Chtimes(dir+"/f", time.Time{}, time.Now().Add(1e6*time.Second)))
+	time.Sleep(50 * time.Millisecond)
+	sum("six", false)
+	sum("six", true)
+	// Another file of the same content and size under the name: another inode.
+	must(t, os.Rename(dir+"/g", dir+"/f"))
+	sum("two", false)
+}
+
+// TestStatCacheIsRacy writes files right before and after they are hashed, with
+// equal sizes: no stale digest may ever come out.
+func TestStatCacheRacy(t *testing.T) {
+	dir, store := t.TempDir(), t.TempDir()
+	root := openRoot(t, dir)
+	for i := range 300 {
+		text := fmt.Sprintf("%06d", i)
+		must(t, os.WriteFile(dir+"/f", []byte(text), 0o644))
+		cache := OpenStatCache(store, dir)
+		for range 2 {
+			sel := pick(t, &Files{Root: root, Local: true, Cache: cache}, "f")
+			if sel.roots[0].entry.sum != sha256.Sum256([]byte(text)) {
+				t.Fatalf("stale digest after %d writes", i)
+			}
+		}
+		must(t, cache.Save())
+	}
+}
+
+func TestStatCacheFile(t *testing.T) {
+	dir, store := t.TempDir(), t.TempDir()
+	for i := range 3000 {
+		must(t, os.WriteFile(fmt.Sprintf("%s/%d", dir, i), []byte{byte(i)}, 0o644))
+	}
+	time.Sleep(50 * time.Millisecond)
+	root := openRoot(t, dir)
+	warm := func() *StatCache {
+		c := OpenStatCache(store, dir)
+		pick(t, &Files{Root: root, Local: true, Cache: c}, ".")
+		return c
+	}
+	c := warm()
+	if len(c.fresh) != 3000 {
+		t.Fatalf("%d of 3000 files are new", len(c.fresh))
+	}
+	must(t, c.Save())
+	files, err := filepath.Glob(store + "/*")
+	must(t, err)
+	if len(files) != 1 {
+		t.Fatalf("files of the cache: %q", files)
+	}
+	good, err := os.ReadFile(files[0])
+	must(t, err)
+	c = warm()
+	if len(c.fresh) != 0 {
+		t.Errorf("%d files were forgotten", len(c.fresh))
+	}
+	must(t, os.Remove(files[0]))
+	must(t, c.Save())
+	if _, err := os.Stat(files[0]); err == nil {
+		t.Error("saved although nothing was learned")
+	}
+
+	// Damage is an empty cache, whatever it is.
+	for name, bad := range map[string][]byte{"empty": {}, "short": good[:100], "torn": good[:len(good)-statSize], "magic": append([]byte("mkstat2\n"), good[8:]...),
+		"flipped": bytes.Replace(good, good[2000:2008], []byte("xxxxxxxx"), 1), "zeros": make([]byte, len(good))} {
+		must(t, os.WriteFile(files[0], bad, 0o600))
+		c := OpenStatCache(store, dir)
+		c.load.Do(c.read)
+		if c.slots != 0 {
+			t.Errorf("%s: the cache is believed", name)
+		}
+	}
+
+	// Many writers: the file is always one of theirs.
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 3 {
+				c := OpenStatCache(store, dir)
+				sel, err := (&Files{Root: root, Local: true, Cache: c}).Select(t.Context(), CopySources{Words: []string{"."}})
+				if err != nil || len(sel.roots[0].entry.dir.entries) != 3000 {
+					t.Error(err)
+				}
+				c.dirty = true
+				if err := c.Save(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if c = warm(); len(c.fresh) != 0 {
+		t.Errorf("after many writers %d files are unknown", len(c.fresh))
+	}
+
+	// Files that are gone do not stay for ever.
+	for i := range 3000 {
+		must(t, os.Remove(fmt.Sprintf("%s/%d", dir, i)))
+	}
+}
+
+// TestStatCachePartial: a build that looks at one directory keeps what is known
+// of the others.
+func TestStatCachePartial(t *testing.T) {
+	dir := tree(t, t.TempDir(), "a/x 0644 1", "b/y 0644 2")
+	store := t.TempDir()
+	time.Sleep(50 * time.Millisecond)
+	root := openRoot(t, dir)
+	for _, word := range []string{"a", "b"} {
+		c := OpenStatCache(store, dir)
+		pick(t, &Files{Root: root, Local: true, Cache: c}, word)
+		must(t, c.Save())
+	}
+	c := OpenStatCache(store, dir)
+	pick(t, &Files{Root: root, Local: true, Cache: c}, ".")
+	if len(c.fresh) != 0 {
+		t.Errorf("forgotten: %d", len(c.fresh))
+	}
+}

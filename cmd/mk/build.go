@@ -1,0 +1,288 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/spf13/cobra"
+
+	"mk/builder"
+	"mk/image"
+	"mk/recipe"
+	"mk/userns"
+)
+
+const buildHelp = `Build an image from a recipe (Dockerfile syntax) and a context: a directory
+that COPY takes files from.
+
+Without -f, the recipe is Recipe, Dockerfile or Containerfile in the context.
+Without -o, the image goes into mk's store, under the names given with -t.
+
+A step that was executed before on the same files is not executed again;
+'mk build --plan' shows the steps, '--explain' why each was executed.`
+
+// buildFlags are the words of one mk build.
+type buildFlags struct {
+	file      string
+	tags      []string
+	args      []string
+	labels    []string
+	contexts  []string
+	target    string
+	platform  string
+	noCache   bool
+	noCacheOf []string
+	pull      bool
+	network   string
+	hosts     []string
+	outputs   []string
+	iidfile   string
+	progress  string
+	quiet     bool
+	jobs      int
+	plan      bool
+	explain   bool
+}
+
+func newBuild(a *app) *cobra.Command {
+	var f buildFlags
+	c := &cobra.Command{
+		Use:   "build [flags] CONTEXT",
+		Short: "Build an image from a recipe",
+		Long:  buildHelp,
+		Args:  cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.build(c.Context(), &f, args[0])
+		},
+	}
+	fl := c.Flags()
+	fl.StringVarP(&f.file, "file", "f", "", "the recipe; - reads standard input")
+	fl.StringArrayVarP(&f.tags, "tag", "t", nil, "name of the image, as name[:tag] (may be repeated)")
+	fl.StringArrayVar(&f.args, "build-arg", nil, "value of an ARG, as NAME=value, or NAME to take it from the environment")
+	fl.StringArrayVar(&f.labels, "label", nil, "label of the image, as key=value")
+	fl.StringArrayVar(&f.contexts, "build-context", nil, "another context, as name=DIR, docker-image://REF or oci-layout://DIR[:TAG]")
+	fl.StringVar(&f.target, "target", "", "the stage to build (default: the last)")
+	fl.StringVar(&f.platform, "platform", "", "build for this platform, as os/arch[/variant]")
+	fl.BoolVar(&f.noCache, "no-cache", false, "execute every step")
+	fl.StringSliceVar(&f.noCacheOf, "no-cache-filter", nil, "execute every step of these stages")
+	fl.BoolVar(&f.pull, "pull", false, "ask the registries for newer bases")
+	fl.StringVar(&f.network, "network", "default", "network of RUN steps: default, none or host")
+	fl.StringArrayVar(&f.hosts, "add-host", nil, "line of /etc/hosts for RUN steps, as name:address")
+	fl.StringArrayVarP(&f.outputs, "output", "o", nil, "where the result goes: type=image|oci|docker|tar|local[,dest=…]")
+	fl.StringVar(&f.iidfile, "iidfile", "", "write the image's ID to this file")
+	fl.StringVar(&f.progress, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "auto, plain, tty, rawjson or quiet")
+	fl.BoolVarP(&f.quiet, "quiet", "q", false, "print the image's ID and nothing else")
+	fl.IntVar(&f.jobs, "jobs", 0, "steps at work at once (default: one a processor, at least four)")
+	fl.BoolVar(&f.plan, "plan", false, "print the steps and build nothing")
+	fl.BoolVar(&f.explain, "explain", false, "say of each executed step why it was")
+	a.usernsFlag(c)
+	return c
+}
+
+func envOr(name, otherwise string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return otherwise
+}
+
+// build is the command. It runs in the stage host first, where a build that the
+// records know whole ends; else the same runs again inside.
+func (a *app) build(ctx context.Context, f *buildFlags, contextArg string) error {
+	outputs, err := parseOutputs(f.outputs, f.tags)
+	if err != nil {
+		return err
+	}
+	src, err := readRecipe(f.file, contextArg)
+	if err != nil {
+		return err
+	}
+	files, err := openContext(contextArg, src.path)
+	if err != nil {
+		return err
+	}
+	defer files.Root.Close()
+	s, err := a.open()
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	files.Cache = s.statCache(contextArg)
+
+	b := &building{app: a, flags: f, store: s, src: src, context: files, outputs: outputs}
+	err = b.run(ctx)
+	if errors.Is(err, builder.ErrNeedsInside) && a.stage == userns.StageHost {
+		s.Close()
+		return a.enter()
+	}
+	return b.report(err)
+}
+
+// building is one mk build at work.
+type building struct {
+	*app
+	flags   *buildFlags
+	store   *store
+	src     *recipeFile
+	context *builder.Files
+	outputs []output
+	recipe  *recipe.Recipe
+	display display
+}
+
+func (b *building) run(ctx context.Context) (err error) {
+	f := b.flags
+	if b.recipe, err = recipe.Parse(b.src.name, b.src.text, recipe.ParseOptions{}); err != nil {
+		return err
+	}
+	mode := f.progress
+	if f.quiet {
+		mode = "quiet"
+	}
+	if b.display, err = newDisplay(mode, os.Stderr); err != nil {
+		return err
+	}
+	// Outside, nothing is shown until it is known that nothing must be executed:
+	// inside, the same build shows itself from the start.
+	progress := builder.Reporter(b.display.Event)
+	if b.stage == userns.StageHost {
+		held := &heldEvents{}
+		defer func() {
+			if !errors.Is(err, builder.ErrNeedsInside) {
+				held.release(b.display)
+			}
+			b.display.Close()
+		}()
+		progress = held.add
+	} else {
+		defer b.display.Close()
+	}
+	plan, err := b.plan(ctx, progress)
+	if err != nil {
+		return err
+	}
+	if f.plan {
+		return printPlan(os.Stdout, plan)
+	}
+	work, err := b.builder(progress)
+	if err != nil {
+		return err
+	}
+	result, err := work.Build(ctx, plan)
+	if err != nil {
+		return err
+	}
+	for _, o := range b.outputs {
+		if o.needsInside() && b.stage == userns.StageHost {
+			return builder.ErrNeedsInside
+		}
+	}
+	img, err := b.export(ctx, progress, work, result)
+	if err != nil {
+		return err
+	}
+	if f.iidfile != "" {
+		if err := os.WriteFile(f.iidfile, []byte(img.ID().String()), 0o644); err != nil {
+			return fmt.Errorf("write image ID: %w", err)
+		}
+	}
+	if f.quiet {
+		fmt.Println(img.ID())
+	}
+	return nil
+}
+
+// plan resolves what the recipe names.
+func (b *building) plan(ctx context.Context, progress builder.Reporter) (*builder.Plan, error) {
+	f := b.flags
+	args, err := buildArgs(f.args)
+	if err != nil {
+		return nil, err
+	}
+	labels, err := keyValues("--label", f.labels)
+	if err != nil {
+		return nil, err
+	}
+	opt := builder.PlanOptions{
+		Target: f.target, Args: args, Labels: labels, Context: b.context,
+		NoCache: f.noCache, NoCacheStages: f.noCacheOf,
+		Contexts: map[string]builder.Tree{},
+	}
+	if f.platform != "" {
+		p, err := image.ParsePlatform(f.platform)
+		if err != nil {
+			return nil, fmt.Errorf("--platform %s: %w", f.platform, err)
+		}
+		opt.Platform = &p
+	}
+	find := &finder{store: b.store, pull: f.pull, progress: progress}
+	opt.Base = find.base
+	for _, kv := range f.contexts {
+		name, value, ok := strings.Cut(kv, "=")
+		if !ok || name == "" || value == "" {
+			return nil, fmt.Errorf("--build-context %s: want name=value", kv)
+		}
+		t, err := find.context(ctx, value, opt.Platform)
+		if err != nil {
+			return nil, fmt.Errorf("--build-context %s: %w", kv, err)
+		}
+		opt.Contexts[name] = t
+	}
+	return builder.NewPlan(ctx, b.recipe, opt)
+}
+
+// builder sets up the builder for this build's flags.
+func (b *building) builder(progress builder.Reporter) (*builder.Builder, error) {
+	f := b.flags
+	sandbox, err := b.sandbox()
+	if err != nil {
+		return nil, err
+	}
+	return &builder.Builder{
+		Images: b.store.images, Trees: b.store.trees, Records: b.store.records,
+		Progress: progress, Sandbox: sandbox,
+		Jobs: f.jobs, Inside: b.stage == userns.StageInside,
+		Notice: func(text string) { fmt.Fprintln(os.Stderr, "mk: notice:", text) },
+	}, nil
+}
+
+// report ends a build as buildx does: the excerpt of the recipe, then ERROR.
+func (b *building) report(err error) error {
+	if err == nil {
+		return nil
+	}
+	if canceled(err) {
+		return err
+	}
+	var placed *recipe.Error
+	if errors.As(err, &placed) && b.src != nil {
+		fmt.Fprint(os.Stderr, recipe.Excerpt(b.src.lines(), placed.Pos))
+	}
+	fmt.Fprintf(os.Stderr, "ERROR: %v\n", err)
+	if h := hint(err); h != "" {
+		fmt.Fprintf(os.Stderr, "hint: %s\n", h)
+	}
+	return &exitError{status: exitFailed}
+}
+
+// heldEvents keeps events until it is known whether they are to be shown.
+type heldEvents struct {
+	mu   sync.Mutex
+	list []builder.Event
+}
+
+func (h *heldEvents) add(e builder.Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.list = append(h.list, e)
+}
+
+func (h *heldEvents) release(d display) {
+	for _, e := range h.list {
+		d.Event(e)
+	}
+}

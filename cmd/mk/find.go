@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"mk/builder"
+	"mk/image"
+)
+
+// finder finds images by the names that people write: in the store, else at a
+// registry, or in an archive or layout directory named with its transport.
+type finder struct {
+	*store
+	pull     bool // ask the registry even for what the store has
+	progress builder.Reporter
+}
+
+// base finds the image of a FROM line.
+func (f *finder) base(ctx context.Context, name string, platform ocispec.Platform) (*image.Image, error) {
+	return f.find(ctx, name, &platform)
+}
+
+// find finds an image; platform nil means this machine's.
+func (f *finder) find(ctx context.Context, name string, platform *ocispec.Platform) (*image.Image, error) {
+	if transport, path, ok := cutTransport(name); ok {
+		return f.archive(ctx, transport, path, platform)
+	}
+	if !f.pull {
+		img, err := f.images.Resolve(name, platform)
+		if err == nil || !errors.Is(err, image.ErrNotFound) {
+			return img, err
+		}
+	}
+	ref, err := image.ParseReference(name)
+	if err != nil {
+		return nil, err
+	}
+	var img *image.Image
+	err = f.progress.Task("[internal] load metadata for "+ref.String(), func(*builder.Vertex) (err error) {
+		if img, err = f.client.Manifest(ctx, ref, f.images, platform); err != nil {
+			return err
+		}
+		return f.images.Tag(ref.String(), img.Target())
+	})
+	return img, err
+}
+
+// transports are the ways to name an image that is not in a registry.
+var transports = []string{"oci", "oci-archive", "docker-archive", "oci-layout"}
+
+// cutTransport splits "oci:DIR:tag" and its like.
+func cutTransport(name string) (transport, path string, ok bool) {
+	for _, t := range transports {
+		if rest, ok := strings.CutPrefix(name, t+":"); ok {
+			return t, strings.TrimPrefix(rest, "//"), true
+		}
+	}
+	return "", "", false
+}
+
+// archive reads an image from a file or directory into the store. A tag or
+// digest may follow the path, for layouts that hold several.
+func (f *finder) archive(ctx context.Context, transport, path string, platform *ocispec.Platform) (*image.Image, error) {
+	want := ""
+	if !exists(path) {
+		if i := strings.LastIndex(path, "@"); i > 0 {
+			path, want = path[:i], path[i+1:]
+		} else if i := strings.LastIndex(path, ":"); i > 0 {
+			path, want = path[:i], path[i+1:]
+		}
+	}
+	found, err := f.images.ReadArchive(ctx, path)
+	if err != nil {
+		return nil, fmt.Errorf("%s:%s: %w", transport, path, err)
+	}
+	var match []image.Tagged
+	for _, t := range found {
+		if want == "" || t.Descriptor.Digest.String() == want || strings.HasSuffix(t.Name, ":"+want) || t.Name == want {
+			match = append(match, t)
+		}
+	}
+	switch {
+	case len(match) == 0:
+		return nil, fmt.Errorf("%s:%s: no image %q in it", transport, path, want)
+	case len(match) > 1 && match[0].Descriptor.Digest != match[1].Descriptor.Digest:
+		return nil, fmt.Errorf("%s:%s: holds %d images: name one as %s:%s:TAG", transport, path, len(match), transport, path)
+	}
+	return f.images.Image(ctx, match[0].Descriptor, platform)
+}
+
+// context finds the value of a --build-context.
+func (f *finder) context(ctx context.Context, value string, platform *ocispec.Platform) (builder.Tree, error) {
+	if ref, ok := strings.CutPrefix(value, "docker-image://"); ok {
+		img, err := f.find(ctx, ref, platform)
+		return builder.Tree{Image: img}, err
+	}
+	if strings.HasPrefix(value, "oci-layout://") {
+		img, err := f.find(ctx, value, platform)
+		return builder.Tree{Image: img}, err
+	}
+	if strings.Contains(value, "://") {
+		return builder.Tree{}, fmt.Errorf("contexts of this kind are not supported yet")
+	}
+	files, err := openContext(value, "")
+	if err != nil {
+		return builder.Tree{}, err
+	}
+	files.Cache = f.statCache(value)
+	return builder.Tree{Files: files}, nil
+}
+
+// statCache is the cache of file digests of one directory.
+func (s *store) statCache(dir string) *builder.StatCache {
+	abs, err := filepath.Abs(dir)
+	if err == nil {
+		abs, err = filepath.EvalSymlinks(abs)
+	}
+	if err != nil {
+		abs = dir
+	}
+	return builder.OpenStatCache(s.path("stat"), abs)
+}
+
+func (s *store) path(name string) string { return filepath.Join(s.root, name) }
+
+func cwd() string {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "/"
+	}
+	return dir
+}

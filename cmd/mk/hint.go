@@ -1,0 +1,29 @@
+package main
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+
+	"mk/image"
+	"mk/image/registry"
+	"mk/userns"
+)
+
+// hint turns an error into the one thing its reader can do about it, or "".
+func hint(err error) string {
+	if advice := userns.Advice(err); advice != "" {
+		return advice
+	}
+	switch {
+	case errors.Is(err, unix.ENOSPC):
+		return "free some space: 'mk prune' removes what nothing uses, 'mk prune --all' the whole cache"
+	case errors.Is(err, registry.ErrUnauthorized):
+		return "the registry wants credentials: mk login REGISTRY"
+	case errors.Is(err, registry.ErrTooManyRequests):
+		return "the registry limits requests: log in with 'mk login', or set MK_REGISTRY_MIRRORS"
+	case errors.Is(err, image.ErrNotFound):
+		return "mk images lists what is here; mk pull brings one"
+	}
+	return ""
+}

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/spf13/cobra"
+)
+
+// historyLine is one step of an image's making as docker's templates see it.
+type historyLine struct {
+	ID, CreatedSince, CreatedAt, CreatedBy, Size, Comment string
+}
+
+func newHistory(a *app) *cobra.Command {
+	var noTrunc, quiet bool
+	var format string
+	c := &cobra.Command{
+		Use: "history [flags] IMAGE", Short: "Show how an image was made, the last step first",
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			s, err := a.open()
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			img, err := s.images.Resolve(args[0], nil)
+			if err != nil {
+				return err
+			}
+			config, layers := img.Config(), img.Layers()
+			var lines []historyLine
+			for _, h := range config.History {
+				l := historyLine{ID: "<missing>", CreatedSince: "N/A", CreatedAt: "N/A", CreatedBy: h.CreatedBy, Size: "0B", Comment: h.Comment}
+				if h.Created != nil {
+					l.CreatedSince, l.CreatedAt = since(*h.Created), h.Created.Format("2006-01-02T15:04:05Z07:00")
+				}
+				if !h.EmptyLayer && len(layers) > 0 {
+					l.Size = size(layers[0].Descriptor.Size)
+					layers = layers[1:]
+				}
+				if r := []rune(l.CreatedBy); !noTrunc && len(r) > 45 {
+					l.CreatedBy = string(r[:44]) + "…"
+				}
+				lines = append(lines, l)
+			}
+			if n := len(lines); n > 0 {
+				lines[n-1].ID = shortID(img.ID())
+			}
+			slices.Reverse(lines)
+			if quiet {
+				for _, l := range lines {
+					fmt.Println(l.ID)
+				}
+				return nil
+			}
+			if format == "" {
+				format = "table {{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}"
+			}
+			return printRows(os.Stdout, format, lines)
+		},
+	}
+	c.Flags().BoolVar(&noTrunc, "no-trunc", false, "print whole lines")
+	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print IDs and nothing else")
+	c.Flags().StringVar(&format, "format", "", "Go template, or json")
+	return c
+}

@@ -1,0 +1,235 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"text/template"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/spf13/cobra"
+
+	"mk/image"
+)
+
+const imagesHelp = `List the images in mk's store, the newest first.
+
+--format is a Go template over .Repository .Tag .ID .Digest .CreatedAt
+.CreatedSince .Size, "table" followed by one, or json.`
+
+// imageLine is an image as docker's templates see it.
+type imageLine struct {
+	Repository, Tag, ID, Digest, CreatedAt, CreatedSince, Size string
+}
+
+func newImages(a *app) *cobra.Command {
+	var quiet, noTrunc, digests bool
+	var format string
+	var filters []string
+	c := &cobra.Command{
+		Use: "images [flags] [NAME]", Short: "List images", Long: imagesHelp,
+		Aliases: []string{"ls"},
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			s, err := a.open()
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			all, err := s.images.Summaries(c.Context())
+			if err != nil {
+				return err
+			}
+			keep, err := imageFilter(args, filters)
+			if err != nil {
+				return err
+			}
+			var lines []imageLine
+			for _, sum := range all {
+				if sum.Err != nil {
+					fmt.Fprintf(os.Stderr, "mk: image %s: %v\n", sum.Target.Digest, sum.Err)
+					continue
+				}
+				if keep(sum) {
+					lines = append(lines, newImageLine(sum, noTrunc))
+				}
+			}
+			switch {
+			case quiet:
+				for _, l := range lines {
+					fmt.Println(l.ID)
+				}
+				return nil
+			case format == "" && digests:
+				format = "table {{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
+			case format == "" || format == "table":
+				format = "table {{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
+			}
+			return printRows(os.Stdout, format, lines)
+		},
+	}
+	fl := c.Flags()
+	fl.BoolVarP(&quiet, "quiet", "q", false, "print IDs and nothing else")
+	fl.BoolVar(&noTrunc, "no-trunc", false, "print whole IDs")
+	fl.BoolVar(&digests, "digests", false, "show digests")
+	fl.StringVar(&format, "format", "", "Go template, or json")
+	fl.StringArrayVarP(&filters, "filter", "f", nil, "dangling=true|false, reference=PATTERN, label=KEY[=VALUE]")
+	return c
+}
+
+func newImageLine(s image.Summary, noTrunc bool) imageLine {
+	l := imageLine{
+		Repository: "<none>", Tag: "<none>", ID: s.ID.String(), Digest: s.Target.Digest.String(),
+		CreatedAt: "N/A", CreatedSince: "N/A", Size: size(s.Size),
+	}
+	if !noTrunc {
+		l.ID = shortID(s.ID)
+	}
+	if !s.Reference.IsZero() {
+		l.Repository = s.Reference.FamiliarRepository()
+		if t := s.Reference.Tag(); t != "" {
+			l.Tag = t
+		}
+	}
+	if !s.Created.IsZero() {
+		l.CreatedAt = s.Created.Local().Format("2006-01-02 15:04:05 -0700 MST")
+		l.CreatedSince = since(s.Created)
+	}
+	return l
+}
+
+// shortID is how docker prints an image's ID: 12 digits.
+func shortID(d digest.Digest) string {
+	hex := d.Encoded()
+	return hex[:min(12, len(hex))]
+}
+
+// since says how long ago a time was, as docker does: "3 hours ago".
+func since(t time.Time) string {
+	d := time.Since(t)
+	for _, u := range []struct {
+		name string
+		unit time.Duration
+	}{{"year", 365 * 24 * time.Hour}, {"month", 30 * 24 * time.Hour}, {"week", 7 * 24 * time.Hour},
+		{"day", 24 * time.Hour}, {"hour", time.Hour}, {"minute", time.Minute}, {"second", time.Second}} {
+		if n := int(d / u.unit); n == 1 {
+			return "1 " + u.name + " ago"
+		} else if n > 1 {
+			return fmt.Sprintf("%d %ss ago", n, u.name)
+		}
+	}
+	return "Less than a second ago"
+}
+
+// imageFilter says which images a command line is about.
+func imageFilter(args, filters []string) (func(image.Summary) bool, error) {
+	var tests []func(image.Summary) bool
+	reference := func(pattern string) func(image.Summary) bool {
+		return func(s image.Summary) bool {
+			if s.Reference.IsZero() {
+				return false
+			}
+			for _, name := range []string{s.Reference.Familiar(), s.Reference.FamiliarRepository(), s.Reference.String(), s.Reference.Repository()} {
+				if ok, _ := pathMatch(pattern, name); ok {
+					return true
+				}
+			}
+			return false
+		}
+	}
+	for _, f := range filters {
+		key, value, _ := strings.Cut(f, "=")
+		switch key {
+		case "dangling":
+			want := value == "true" || value == "1"
+			tests = append(tests, func(s image.Summary) bool { return s.Reference.IsZero() == want })
+		case "reference":
+			tests = append(tests, reference(value))
+		case "label":
+			k, v, hasValue := strings.Cut(value, "=")
+			tests = append(tests, func(s image.Summary) bool {
+				have, ok := s.Labels[k]
+				return ok && (!hasValue || have == v)
+			})
+		default:
+			return nil, fmt.Errorf("--filter %s: want dangling, reference or label", f)
+		}
+	}
+	for _, name := range args {
+		tests = append(tests, reference(name))
+	}
+	return func(s image.Summary) bool {
+		for _, ok := range tests {
+			if !ok(s) {
+				return false
+			}
+		}
+		return true
+	}, nil
+}
+
+// printRows prints values by a --format: "table TEMPLATE", a template, or json.
+func printRows[T any](w io.Writer, format string, rows []T) error {
+	if format == "json" {
+		enc := json.NewEncoder(w)
+		for _, r := range rows {
+			if err := enc.Encode(r); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	body, table := strings.CutPrefix(format, "table ")
+	body = strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(body)
+	t, err := template.New("format").Funcs(templateFuncs).Parse(body + "\n")
+	if err != nil {
+		return fmt.Errorf("--format: %w", err)
+	}
+	out := w
+	if table {
+		tw := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
+		defer tw.Flush()
+		out = tw
+		fmt.Fprintln(tw, tableHead(body))
+	}
+	for _, r := range rows {
+		if err := t.Execute(out, r); err != nil {
+			return fmt.Errorf("--format: %w", err)
+		}
+	}
+	return nil
+}
+
+// templateFuncs are those of docker's --format that people use.
+var templateFuncs = template.FuncMap{
+	"json": func(v any) (string, error) {
+		b, err := json.Marshal(v)
+		return string(b), err
+	},
+	"join":  strings.Join,
+	"lower": strings.ToLower,
+	"upper": strings.ToUpper,
+	"split": strings.Split,
+}
+
+// headings are docker's, where they are not the field's name in capitals.
+var headings = map[string]string{
+	"ID": "IMAGE ID", "CreatedSince": "CREATED", "CreatedAt": "CREATED AT", "CreatedBy": "CREATED BY",
+}
+
+// tableHead makes the first line of a table out of its template's fields.
+func tableHead(body string) string {
+	var cells []string
+	for _, cell := range strings.Split(body, "\t") {
+		name := strings.Trim(cell, "{}. ")
+		if h, ok := headings[name]; ok {
+			name = h
+		}
+		cells = append(cells, strings.ToUpper(name))
+	}
+	return strings.Join(cells, "\t")
+}

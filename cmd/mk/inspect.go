@@ -1,0 +1,115 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+	"text/template"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/spf13/cobra"
+
+	"mk/image"
+)
+
+// imageDocument is an image as docker's inspect prints it.
+type imageDocument struct {
+	ID           digest.Digest `json:"Id"`
+	RepoTags     []string
+	RepoDigests  []string
+	Created      string
+	Author       string
+	Config       image.RunConfig
+	Architecture string
+	Variant      string `json:",omitempty"`
+	Os           string
+	Size         int64
+	RootFS       struct {
+		Type   string
+		Layers []digest.Digest
+	}
+	Digest  digest.Digest
+	History any
+}
+
+func newInspect(a *app) *cobra.Command {
+	var format string
+	c := &cobra.Command{
+		Use: "inspect [flags] IMAGE...", Short: "Print all that is known of images, as JSON",
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			s, err := a.open()
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			docs := []imageDocument{}
+			for _, name := range args {
+				img, err := s.images.Resolve(name, nil)
+				if err != nil {
+					return err
+				}
+				doc, err := s.document(img)
+				if err != nil {
+					return err
+				}
+				docs = append(docs, doc)
+			}
+			if format == "" || format == "json" {
+				enc := json.NewEncoder(os.Stdout)
+				enc.SetEscapeHTML(false)
+				enc.SetIndent("", "    ")
+				return enc.Encode(docs)
+			}
+			t, err := template.New("format").Funcs(templateFuncs).Parse(format + "\n")
+			if err != nil {
+				return fmt.Errorf("--format: %w", err)
+			}
+			for _, doc := range docs {
+				if err := t.Execute(os.Stdout, doc); err != nil {
+					return fmt.Errorf("--format: %w", err)
+				}
+			}
+			return nil
+		},
+	}
+	c.Flags().StringVarP(&format, "format", "f", "", "Go template over the document")
+	return c
+}
+
+// document gathers what inspect prints of an image.
+func (s *store) document(img *image.Image) (imageDocument, error) {
+	config := img.Config()
+	d := imageDocument{
+		ID: img.ID(), RepoTags: []string{}, RepoDigests: []string{}, Author: config.Author, Config: config.Config,
+		Architecture: config.Architecture, Variant: config.Variant, Os: config.OS, Size: img.Size(),
+		Digest: img.Target().Digest, History: config.History,
+	}
+	d.RootFS.Type, d.RootFS.Layers = config.RootFS.Type, config.RootFS.DiffIDs
+	if config.Created != nil {
+		d.Created = config.Created.Format(time.RFC3339Nano)
+	}
+	tagged, err := s.images.List()
+	if err != nil {
+		return d, err
+	}
+	for _, t := range tagged {
+		if t.Descriptor.Digest != img.Target().Digest || t.Name == "" {
+			continue
+		}
+		ref, err := image.ParseReference(t.Name)
+		if err != nil {
+			continue
+		}
+		if ref.Tag() != "" {
+			d.RepoTags = append(d.RepoTags, ref.Familiar())
+		}
+		digested := ref.FamiliarRepository() + "@" + t.Descriptor.Digest.String()
+		if !strings.Contains(strings.Join(d.RepoDigests, " "), digested) {
+			d.RepoDigests = append(d.RepoDigests, digested)
+		}
+	}
+	return d, nil
+}

@@ -1,0 +1,135 @@
+// Command mk builds container images from a recipe and runs them, without root
+// and without a daemon.
+//
+// One binary plays three parts, told apart by argv[0] and by nothing else:
+//
+//	mk           the user's process: flags, plan, look-ups, waiting
+//	mk:inside    the same command in its own user and mount namespaces
+//	mk:init      the first process of one container or RUN step
+//
+// A command runs whole in one of the first two. Which one is said where the
+// command is made: its RunE is either a plain function or wrapped by inside.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"mk/container"
+	"mk/userns"
+)
+
+func main() {
+	switch userns.StageOf(os.Args[0]) {
+	case userns.StageInit:
+		container.Init(os.Args[1:]) // does not return
+	case userns.StageInside:
+		os.Exit(inNamespaces())
+	default:
+		os.Exit(execute(&app{stage: userns.StageHost, life: context.Background()}))
+	}
+}
+
+// inNamespaces is main in the stage inside: the same command line again, now
+// with root's powers over what is the user's.
+func inNamespaces() int {
+	in, err := userns.Arrive()
+	if err != nil {
+		return fail(err)
+	}
+	life, stop := in.Context(context.Background()) // ends with the process outside
+	defer stop()
+	return execute(&app{stage: userns.StageInside, life: life, in: in})
+}
+
+// execute runs the command line and gives mk's exit status.
+func execute(a *app) int {
+	ctx, stop := signal.NotifyContext(a.life, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer stop()
+	if err := newRoot(a).ExecuteContext(ctx); err != nil {
+		return fail(err)
+	}
+	return 0
+}
+
+// Exit statuses of mk itself; a container's own status is passed on.
+const (
+	exitFailed     = 1   // a build failed, a check found something
+	exitSelf       = 125 // mk could not do what was asked
+	exitNotInvoked = 126 // the command exists and cannot be executed
+	exitNotFound   = 127 // there is no such command
+)
+
+// exitError ends mk with a status and, if Err is set, its message.
+type exitError struct {
+	status int
+	err    error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit status %d", e.status)
+	}
+	return e.err.Error()
+}
+func (e *exitError) Unwrap() error { return e.err }
+
+// fail reports an error as every command but build does: "mk: what: to what:
+// why", and where the reason is known, a hint on a line of its own.
+func fail(err error) int {
+	status := exitSelf
+	var exit *exitError
+	if errors.As(err, &exit) {
+		status = exit.status
+		if exit.err == nil {
+			return status
+		}
+	}
+	if canceled(err) {
+		return 130
+	}
+	fmt.Fprintf(os.Stderr, "mk: %v\n", err)
+	if h := hint(err); h != "" {
+		fmt.Fprintf(os.Stderr, "mk: hint: %s\n", h)
+	}
+	return status
+}
+
+func canceled(err error) bool { return errors.Is(err, context.Canceled) }
+
+// newRoot makes the command table: one constructor a verb, each in a file of
+// its own.
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "mk",
+		Short:         "Build container images from a recipe, and run them: no root, no daemon",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.ArbitraryArgs,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return c.Help()
+			}
+			err := fmt.Errorf("unknown command %q", args[0])
+			if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+				err = fmt.Errorf("%w, did you mean %s?", err, near[0])
+			}
+			return err
+		},
+	}
+	root.SuggestionsMinimumDistance = 2
+	for _, make := range []func(*app) *cobra.Command{
+		newBuild, newRun,
+		newPull, newPush, newImages, newTag, newRmi, newInspect, newHistory, newSave, newLoad, newLogin, newLogout,
+		newInfo, newCheck, newPrune, newVersion,
+	} {
+		root.AddCommand(make(a))
+	}
+	return root
+}

@@ -1,0 +1,204 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+
+	"mk/builder"
+)
+
+// display shows what a build does. Events may come from many goroutines; Close
+// ends the display and leaves the terminal as it was.
+type display interface {
+	Event(builder.Event)
+	Close()
+}
+
+// newDisplay picks the form that --progress asks for. auto is a live display
+// where stderr is a terminal and plain text where it is not.
+func newDisplay(mode string, w *os.File) (display, error) {
+	switch mode {
+	case "", "auto":
+		if term.IsTerminal(int(w.Fd())) && os.Getenv("TERM") != "dumb" {
+			return newLive(w), nil
+		}
+		return newPlain(w), nil
+	case "tty":
+		if !term.IsTerminal(int(w.Fd())) {
+			return nil, fmt.Errorf("--progress tty: standard error is not a terminal")
+		}
+		return newLive(w), nil
+	case "plain":
+		return newPlain(w), nil
+	case "rawjson":
+		return newRawJSON(w), nil
+	case "quiet", "none":
+		return quiet{}, nil
+	}
+	return nil, fmt.Errorf("--progress %s: want auto, plain, tty, rawjson or quiet", mode)
+}
+
+type quiet struct{}
+
+func (quiet) Event(builder.Event) {}
+func (quiet) Close()              {}
+
+// track is what a display knows of one vertex.
+type track struct {
+	n       int // its number, in order of appearance
+	v       *builder.Vertex
+	started time.Time
+	ended   time.Time
+	cached  bool
+	err     error
+	line    []byte // log bytes after the last newline
+	status  string
+	log     ring
+}
+
+// ring keeps the end of a step's output, for the block that a failure closes with.
+type ring struct{ lines []string }
+
+const ringLines = 100
+
+func (r *ring) add(line string) {
+	if len(r.lines) == ringLines {
+		copy(r.lines, r.lines[1:])
+		r.lines = r.lines[:ringLines-1]
+	}
+	r.lines = append(r.lines, line)
+}
+
+// tracks numbers vertices.
+type tracks struct {
+	byVertex map[*builder.Vertex]*track
+	order    []*track
+}
+
+func (t *tracks) of(v *builder.Vertex) *track {
+	if tr := t.byVertex[v]; tr != nil {
+		return tr
+	}
+	if t.byVertex == nil {
+		t.byVertex = map[*builder.Vertex]*track{}
+	}
+	tr := &track{n: len(t.order) + 1, v: v}
+	t.byVertex[v] = tr
+	t.order = append(t.order, tr)
+	return tr
+}
+
+// lines cuts log bytes at newlines and keeps what is after the last one.
+func (t *track) lines(log []byte, each func(string)) {
+	t.line = append(t.line, log...)
+	for {
+		i := bytes.IndexByte(t.line, '\n')
+		if i < 0 {
+			return
+		}
+		each(strings.TrimRight(string(t.line[:i]), "\r"))
+		t.line = t.line[i+1:]
+	}
+}
+
+// plain prints buildx's plain progress, which scripts read:
+//
+//	#5 [2/3] RUN make
+//	#5 0.123 cc main.c
+//	#5 DONE 1.2s
+//
+// A vertex that is left while it works is closed with "#5 ..." and opened
+// again with its name.
+type plain struct {
+	mu      sync.Mutex
+	w       io.Writer
+	tracks  tracks
+	current *track
+}
+
+func newPlain(w io.Writer) *plain { return &plain{w: w} }
+
+func (p *plain) Event(e builder.Event) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t := p.tracks.of(e.Vertex)
+	switch e.Kind {
+	case builder.Started:
+		t.started = e.Time
+		p.open(t)
+	case builder.Logged:
+		t.lines(e.Log, func(line string) {
+			p.open(t)
+			stamped := fmt.Sprintf("%.3f %s", e.Time.Sub(t.started).Seconds(), line)
+			t.log.add(stamped)
+			fmt.Fprintf(p.w, "#%d %s\n", t.n, stamped)
+		})
+	case builder.Progressed:
+		switch {
+		case e.Total == 0: // a thing done at once
+			p.open(t)
+			fmt.Fprintf(p.w, "#%d %s done\n", t.n, e.Status)
+		case e.Done >= e.Total:
+			p.open(t)
+			fmt.Fprintf(p.w, "#%d %s %s / %s done\n", t.n, e.Status, size(e.Done), size(e.Total))
+		}
+	case builder.Cached:
+		p.open(t)
+		fmt.Fprintf(p.w, "#%d CACHED\n", t.n)
+		p.close()
+	case builder.Ended:
+		t.ended = e.Time
+		p.open(t)
+		if len(t.line) > 0 {
+			rest := fmt.Sprintf("%.3f %s", e.Time.Sub(t.started).Seconds(), t.line)
+			t.log.add(rest)
+			fmt.Fprintf(p.w, "#%d %s\n", t.n, rest)
+		}
+		switch {
+		case e.Err == nil:
+			fmt.Fprintf(p.w, "#%d DONE %.1fs\n", t.n, e.Time.Sub(t.started).Seconds())
+		case canceled(e.Err):
+			fmt.Fprintf(p.w, "#%d CANCELED\n", t.n)
+		default:
+			fmt.Fprintf(p.w, "#%d ERROR: %v\n", t.n, e.Err)
+		}
+		p.close()
+	}
+}
+
+func (p *plain) open(t *track) {
+	if p.current == t {
+		return
+	}
+	if p.current != nil {
+		fmt.Fprintf(p.w, "#%d ...\n\n", p.current.n)
+	}
+	fmt.Fprintf(p.w, "#%d %s\n", t.n, t.v.Name)
+	p.current = t
+}
+
+func (p *plain) close() {
+	fmt.Fprintln(p.w)
+	p.current = nil
+}
+
+func (p *plain) Close() {}
+
+// size prints bytes as docker does: 1.5MB.
+func size(n int64) string {
+	f := float64(n)
+	for _, unit := range []string{"B", "kB", "MB", "GB"} {
+		if f < 1000 {
+			return strings.TrimSuffix(fmt.Sprintf("%.4g", f), ".0") + unit
+		}
+		f /= 1000
+	}
+	return fmt.Sprintf("%.4gTB", f)
+}

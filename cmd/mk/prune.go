@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"mk/builder"
+	"mk/snapshot"
+)
+
+const pruneHelp = `Remove what nothing uses: images without a name, blobs of no image, trees that
+neither an image nor the step cache needs, and what killed processes left.
+
+--all removes the step cache too, and with it the trees that only it needs.`
+
+func newPrune(a *app) *cobra.Command {
+	var all, force bool
+	c := &cobra.Command{Use: "prune", Short: "Remove what nothing uses", Long: pruneHelp, Args: cobra.NoArgs}
+	c.RunE = a.inside(func(c *cobra.Command, _ []string) error {
+		s, err := a.open()
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		freed, err := s.prune(c.Context(), all)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("Total reclaimed space: %s\n", size(freed))
+		return nil
+	})
+	c.Flags().BoolVarP(&all, "all", "a", false, "remove the step cache too")
+	c.Flags().BoolVarP(&force, "force", "f", false, "as in docker; mk prune never asks")
+	a.usernsFlag(c)
+	return c
+}
+
+// prune deletes under the exclusive lock: no other mk has the store open.
+//
+// Order: names, then records, then trees and blobs, so that killed at any point
+// nothing is left that names what is gone.
+func (s *store) prune(ctx context.Context, all bool) (int64, error) {
+	if err := unix.Flock(int(s.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return 0, errors.New("prune: another mk is using the store; try again when it has ended")
+		}
+		return 0, fmt.Errorf("prune: lock store: %w", err)
+	}
+	tagged, err := s.images.List()
+	if err != nil {
+		return 0, err
+	}
+	for _, t := range tagged {
+		if t.Name == "" {
+			if _, err := s.images.Remove(t.Descriptor.Digest); err != nil {
+				return 0, err
+			}
+		}
+	}
+	used, err := s.treesOfImages(ctx)
+	if err != nil {
+		return 0, err
+	}
+	err = s.records.Prune(all, func(r *builder.Record) bool {
+		_, err := s.trees.Get(r.Snapshot)
+		if err == nil && !all {
+			s.markTree(used, r.Snapshot)
+		}
+		return err == nil && !all
+	})
+	if err != nil {
+		return 0, err
+	}
+	_, bytes, err := s.trees.Remove(func(id snapshot.ID) bool { return used[id] })
+	if err != nil {
+		return bytes, err
+	}
+	freed, err := s.images.GC(ctx, nil)
+	return bytes + freed.Bytes, err
+}
+
+// treesOfImages lists the trees that the store's images are made of.
+func (s *store) treesOfImages(ctx context.Context) (map[snapshot.ID]bool, error) {
+	used := map[snapshot.ID]bool{}
+	tagged, err := s.images.List()
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range tagged {
+		img, err := s.images.Image(ctx, t.Descriptor, nil)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", t.Name, err) // an image that cannot be read frees nothing
+		}
+		var ids []digest.Digest
+		for _, l := range img.Layers() {
+			ids = append(ids, l.DiffID)
+			if snap, err := s.trees.ByDiffID(l.DiffID); err == nil {
+				s.markTree(used, snap.ID())
+			}
+		}
+		for _, chain := range identity.ChainIDs(ids) {
+			if snap, err := s.trees.ByChain(chain); err == nil {
+				s.markTree(used, snap.ID())
+			}
+		}
+	}
+	return used, nil
+}
+
+// markTree marks a tree and those below it.
+func (s *store) markTree(used map[snapshot.ID]bool, id snapshot.ID) {
+	snap, err := s.trees.Get(id)
+	for err == nil && snap != nil && !used[snap.ID()] {
+		used[snap.ID()] = true
+		snap = snap.Parent()
+	}
+}

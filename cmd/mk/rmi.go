@@ -1,0 +1,87 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"mk/image"
+)
+
+const rmiHelp = `Remove names of images, and images that have no other name.
+
+What only they used stays on disk until 'mk prune'; other processes may be
+reading it.`
+
+func newRmi(a *app) *cobra.Command {
+	var force bool
+	c := &cobra.Command{
+		Use: "rmi IMAGE...", Short: "Remove images", Long: rmiHelp,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			s, err := a.open()
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			var failed error
+			for _, name := range args {
+				if err := s.removeImage(name, force); err != nil {
+					if force && errors.Is(err, image.ErrNotFound) {
+						continue
+					}
+					fmt.Fprintf(os.Stderr, "mk: remove %s: %v\n", name, err)
+					failed = &exitError{status: exitFailed}
+				}
+			}
+			return failed
+		},
+	}
+	c.Flags().BoolVarP(&force, "force", "f", false, "remove an image by its ID even if it has several names; ignore missing ones")
+	return c
+}
+
+// removeImage takes one name away or, given an ID, the image with its name.
+func (s *store) removeImage(name string, force bool) error {
+	if d, err := s.images.Untag(name); err == nil {
+		ref, _ := image.ParseReference(name)
+		fmt.Println("Untagged:", ref.Familiar())
+		_ = d
+		return nil
+	} else if !errors.Is(err, image.ErrNotFound) {
+		return err
+	}
+	d, err := s.images.Lookup(name)
+	if err != nil {
+		return err
+	}
+	tagged, err := s.images.List()
+	if err != nil {
+		return err
+	}
+	names := 0
+	for _, t := range tagged {
+		if t.Descriptor.Digest == d.Digest && t.Name != "" {
+			names++
+		}
+	}
+	if names > 1 && !force {
+		return fmt.Errorf("it has %d names: remove them one by one, or use --force", names)
+	}
+	gone, err := s.images.Remove(d.Digest)
+	if err != nil {
+		return err
+	}
+	for _, n := range gone {
+		if ref, err := image.ParseReference(n); err == nil {
+			n = ref.Familiar()
+		}
+		if n != "" {
+			fmt.Println("Untagged:", n)
+		}
+	}
+	fmt.Println("Deleted:", d.Digest)
+	return nil
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"mk/builder"
+	"mk/recipe"
+)
+
+// recipeNames are looked for in the context, in this order, when there is no -f.
+var recipeNames = []string{"Recipe", "recipe", "Dockerfile", "dockerfile", "Containerfile", "containerfile"}
+
+// maxRecipe bounds what is read as a recipe: nobody's is this long.
+const maxRecipe = 16 << 20
+
+// recipeFile is a recipe's text and the name that messages call it by.
+type recipeFile struct {
+	name string
+	path string // "" for standard input
+	text []byte
+}
+
+func (r *recipeFile) lines() []string { return strings.Split(string(r.text), "\n") }
+
+// readRecipe finds and reads the recipe of a build.
+func readRecipe(file, dir string) (*recipeFile, error) {
+	if file == "-" {
+		return recipeFromStdin()
+	}
+	path := file
+	if path == "" {
+		for _, name := range recipeNames {
+			if st, err := os.Stat(filepath.Join(dir, name)); err == nil && st.Mode().IsRegular() {
+				path = filepath.Join(dir, name)
+				break
+			}
+		}
+		if path == "" {
+			return nil, fmt.Errorf("read recipe: no %s in %s: give one with -f", strings.Join([]string{"Recipe", "Dockerfile", "Containerfile"}, ", "), dir)
+		}
+	} else if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && !filepath.IsAbs(path) && dir != "" {
+		if in := filepath.Join(dir, path); exists(in) {
+			path = in
+		}
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read recipe: %w", err)
+	}
+	defer f.Close()
+	text, err := readAll(f)
+	if err != nil {
+		return nil, fmt.Errorf("read recipe: %w", err)
+	}
+	return &recipeFile{name: filepath.Base(path), path: path, text: text}, nil
+}
+
+// recipeFromStdin reads standard input and puts a copy in its place, so that
+// the stage inside finds it there again.
+func recipeFromStdin() (*recipeFile, error) {
+	text, err := readAll(os.Stdin)
+	if err != nil {
+		return nil, fmt.Errorf("read recipe: standard input: %w", err)
+	}
+	if err := refillStdin(text); err != nil {
+		return nil, fmt.Errorf("read recipe: standard input: %w", err)
+	}
+	return &recipeFile{name: "Recipe", text: text}, nil
+}
+
+// refillStdin makes descriptor 0 a memory file with this content, at its start.
+func refillStdin(content []byte) error {
+	fd, err := unix.MemfdCreate("stdin", unix.MFD_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), "stdin")
+	defer f.Close()
+	if _, err := f.Write(content); err != nil {
+		return err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	return unix.Dup3(fd, 0, 0)
+}
+
+func readAll(r io.Reader) ([]byte, error) {
+	text, err := io.ReadAll(io.LimitReader(r, maxRecipe+1))
+	if err == nil && len(text) > maxRecipe {
+		err = fmt.Errorf("longer than %d bytes", maxRecipe)
+	}
+	return text, err
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// openContext opens a directory that COPY takes from, with the ignore file that
+// goes with the recipe: <recipe>.dockerignore beside it, else .dockerignore in
+// the directory. The caller closes Root.
+func openContext(dir string, recipePath string) (*builder.Files, error) {
+	root, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		if errors.Is(err, unix.ENOTDIR) {
+			return nil, fmt.Errorf("open context: %s is not a directory", dir)
+		}
+		return nil, fmt.Errorf("open context: %w", err)
+	}
+	files := &builder.Files{Root: root, Local: true}
+	candidates := []string{filepath.Join(dir, ".dockerignore")}
+	if recipePath != "" {
+		candidates = append([]string{recipePath + ".dockerignore"}, candidates...)
+	}
+	for _, path := range candidates {
+		text, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			var ignore *recipe.Ignore
+			if ignore, err = recipe.ParseIgnore(bytes.NewReader(text)); err == nil {
+				files.Ignore = ignore.Patterns()
+			}
+		}
+		if err != nil {
+			root.Close()
+			return nil, fmt.Errorf("read %s: %w", path, err)
+		}
+		break
+	}
+	return files, nil
+}

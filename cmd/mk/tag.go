@@ -1,0 +1,34 @@
+package main
+
+import (
+	"path"
+
+	"github.com/spf13/cobra"
+)
+
+func newTag(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "tag IMAGE NAME[:TAG]...", Short: "Give an image one more name",
+		Args: cobra.MinimumNArgs(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			s, err := a.open()
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			d, err := s.images.Lookup(args[0])
+			if err != nil {
+				return err
+			}
+			for _, name := range args[1:] {
+				if err := s.images.Tag(name, d); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+}
+
+// pathMatch is path.Match in which a pattern without a wildcard is a name.
+func pathMatch(pattern, name string) (bool, error) { return path.Match(pattern, name) }

@@ -1,0 +1,79 @@
+package snapshot
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+)
+
+// WriteTree writes the whole tree that the snapshot and its parents show as one
+// tar, in the order and form of WriteLayer. It holds no whiteouts: it is what
+// tar(1) would make of the mounted tree as root.
+func (s *Snapshot) WriteTree(ctx context.Context, w io.Writer) error {
+	owners, err := s.ownersOfTree()
+	if err != nil {
+		return err
+	}
+	m, err := s.Mount()
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	root, err := openAt(int(m.Fd()), ".", oDir, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(root)
+
+	out := &stream{buf: make([]byte, 0, streamBuffer)}
+	out.flush = func(b []byte) ([]byte, error) {
+		_, err := w.Write(b)
+		return b, err
+	}
+	walk := &scanner{ctx: ctx, owners: owners, remember: s.store.remember, links: make(map[uint64]*linkGroup)}
+	walk.visit = func(it *item) error {
+		h := tarHeader(it, s.meta.epoch)
+		if err := out.header(&h); err != nil {
+			return err
+		}
+		if it.fd < 0 {
+			return nil
+		}
+		if err := out.copyFile(ctx, it.fd, it.size, nil); err != nil {
+			return &fs.PathError{Op: "read", Path: it.path, Err: err}
+		}
+		return nil
+	}
+	if err := walk.dir(root, -1, ""); err != nil {
+		return fmt.Errorf("write tree of %s: %w", s.id, err)
+	}
+	if err := out.write(zeros[:2*blockSize]); err != nil {
+		return err
+	}
+	return out.flushAll()
+}
+
+// ownersOfTree puts the tables of all layers together, each path with what the
+// topmost layer that has it says.
+func (s *Snapshot) ownersOfTree() (*Owners, error) {
+	all := newOwners()
+	for _, layer := range s.Layers() {
+		t, err := layer.table()
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range t.Paths() {
+			o, ok, err := s.Owner(p)
+			if err != nil {
+				return nil, err
+			}
+			if ok {
+				all.Set(p, o)
+			}
+		}
+	}
+	return all, nil
+}
