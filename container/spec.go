@@ -1,7 +1,12 @@
 package container
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -11,38 +16,38 @@ type Spec struct {
 	Name string // shown by ps: "mk:init NAME"
 
 	Args []string // Args[0] is looked up in PATH of Env, inside the container
-	Env  []string // the whole environment, HOME included; a missing PATH is docker's default
-	Cwd  string   // absolute, exists; "" is /
+	Env  []string // the whole environment, HOME included
+	Cwd  string   // absolute, and there; "" is /
 	User User
-	Init bool // a reaping init stays pid 1 and passes signals on; false: the process is pid 1
+	Init bool // a reaping init stays pid 1 and passes signals on; false: the command is pid 1
 
-	Hostname   string
+	Hostname   string // "" keeps the one around
 	Domainname string
 	Umask      uint32
 	Rlimits    []Rlimit
-	Sysctls    map[string]string // "net.ipv4.ip_forward" → "1"
+	Sysctls    map[string]string // "net.ipv4.ip_forward": "1"
 
 	Mounts       []Mount  // in order; later ones may lie in earlier ones
-	Masked       []string // hidden under /dev/null or an empty tmpfs; missing ones are skipped
+	Masked       []string // hidden under /dev/null or an empty directory; missing ones are skipped
 	ReadOnly     []string // made read-only in place; missing ones are skipped
 	RootReadOnly bool
 
-	Caps       CapSet // bounding, permitted and effective set; the others are empty
+	Caps       CapSet // the bounding set, and what root has; inheritable and ambient are empty
 	NoNewPrivs bool
-	Seccomp    Filter // the compiled filter; empty: unconfined
+	Seccomp    Filter // empty: unconfined
 
 	Namespaces Namespaces
-	Terminal   *Size         // non-nil: a pty of this size in the container's devpts, master by Process.Terminal
+	Terminal   *Size         // non-nil: a pty of this size in the container's devpts; see Process.Terminal
 	Grace      time.Duration // between SIGTERM and SIGKILL when Start's context ends; 0 is half a second
 }
 
-// User is who the process runs as, in IDs of the container.
+// User is who the command runs as, in IDs of the container.
 type User struct {
 	UID, GID uint32
-	Groups   []uint32 // supplementary, the primary group included
+	Groups   []uint32 // supplementary ones; docker has the primary group among them
 }
 
-// Rlimit is one resource limit; Resource is an unix.RLIMIT_ constant.
+// Rlimit is one resource limit. Resource is an unix.RLIMIT_ constant.
 type Rlimit struct {
 	Resource   int
 	Soft, Hard uint64
@@ -50,8 +55,8 @@ type Rlimit struct {
 
 // Namespaces says which of the optional namespaces are new. Mount, pid, ipc and uts always are.
 type Namespaces struct {
-	Net    bool // only lo, and that up; false: the network of stage inside
-	Cgroup bool // skipped with a notice where the kernel refuses
+	Net    bool // with lo up and nothing else; false: the network of stage inside
+	Cgroup bool
 }
 
 // Size of a terminal, in characters.
@@ -59,15 +64,15 @@ type Size struct{ Rows, Cols uint16 }
 
 // The types of Mount.
 const (
-	Bind   = "bind"   // Source, or File, and all that is mounted below it
-	Attach = "attach" // File is a detached mount (fsmount, open_tree); it is moved, not copied
+	Bind   = "bind"   // Source, or File, with all that is mounted below it
+	Attach = "attach" // File is a detached mount (fsmount, open_tree); it is moved here, and so used up
 	Tmpfs  = "tmpfs"  // Data: size=64m,mode=1777
-	Proc   = "proc"   // fresh; where the kernel refuses, the outer one with a notice
-	Sysfs  = "sysfs"  // fresh with Namespaces.Net; else the outer one, read-only
+	Proc   = "proc"   // a fresh one; where the kernel refuses, the outer one with a notice
+	Sysfs  = "sysfs"  // a fresh one with Namespaces.Net; else the outer one
 	Dev    = "dev"    // a tmpfs with docker's devices and links
 	Devpts = "devpts" // an instance of its own
 	Mqueue = "mqueue"
-	Cgroup = "cgroup" // cgroup2; skipped where there is none
+	Cgroup = "cgroup" // cgroup2, of a new cgroup namespace
 )
 
 // Mount is one line of the mount plan.
@@ -75,13 +80,104 @@ type Mount struct {
 	Type   string
 	Source string   // Bind: a path as stage inside sees it, opened by Start
 	File   *os.File `json:"-"` // Bind, Attach: in place of Source; stays the caller's
-	Dest   string   // absolute; resolved inside the root; created when missing, removed again by Wait
+	Dest   string   // absolute, symlinks followed inside the root; made when missing, gone after Wait
 	Data   string   // Tmpfs: options of the file system
 
 	ReadOnly, NoSuid, NoDev, NoExec bool
-	Optional                        bool // where the kernel refuses: a notice, not an error
+	Optional                        bool // where the kernel refuses, the container goes without, silently
 }
 
-// IO is the container's standard streams; nil is /dev/null. They stay the caller's. Only real
-// descriptors: nothing is copied, so Wait waits for nobody but the container.
+// IO is the container's standard streams; nil is /dev/null. They stay the caller's. With a
+// terminal they are not used. Being files, they are not copied, and Wait waits for nobody
+// but the container.
 type IO struct{ Stdin, Stdout, Stderr *os.File }
+
+// DefaultSpec is docker's container, as far as it does not depend on an image: mounts of /proc, /dev
+// and /sys, masked and read-only paths, capabilities, and the seccomp filter.
+func DefaultSpec(ns Namespaces) *Spec {
+	filter, err := DefaultFilter(DefaultCaps)
+	if err != nil {
+		panic(err) // on architectures that mk is not built for
+	}
+	s := &Spec{
+		Cwd:   "/",
+		Umask: 0o022,
+		Mounts: []Mount{
+			{Type: Proc, Dest: "/proc", NoSuid: true, NoDev: true, NoExec: true},
+			{Type: Dev, Dest: "/dev"},
+			{Type: Devpts, Dest: "/dev/pts", NoSuid: true, NoExec: true},
+			{Type: Tmpfs, Dest: "/dev/shm", Data: "size=64m,mode=1777", NoSuid: true, NoDev: true, NoExec: true},
+			{Type: Mqueue, Dest: "/dev/mqueue", NoSuid: true, NoDev: true, NoExec: true, Optional: true},
+			{Type: Sysfs, Dest: "/sys", ReadOnly: true, NoSuid: true, NoDev: true, NoExec: true},
+		},
+		Masked: append([]string{
+			"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+			"/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
+			"/sys/devices/virtual/powercap", "/sys/firmware",
+		}, thermalThrottle()...),
+		ReadOnly:   []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
+		Caps:       DefaultCaps,
+		Seccomp:    filter,
+		Namespaces: ns,
+	}
+	if ns.Cgroup {
+		s.Mounts = append(s.Mounts, Mount{Type: Cgroup, Dest: "/sys/fs/cgroup", ReadOnly: true,
+			NoSuid: true, NoDev: true, NoExec: true, Optional: true})
+	}
+	if ns.Net {
+		// Ports are the container's own: no privilege is needed for the low ones (docker 20.10).
+		s.Sysctls = map[string]string{"net.ipv4.ip_unprivileged_port_start": "0"}
+	}
+	return s
+}
+
+// thermalThrottle are counters by which one container can listen to another; docker hides them.
+func thermalThrottle() []string {
+	var out []string
+	for cpu := range runtime.NumCPU() {
+		path := fmt.Sprintf("/sys/devices/system/cpu/cpu%d/thermal_throttle", cpu)
+		if _, err := os.Stat(path); err != nil {
+			break
+		}
+		out = append(out, path)
+	}
+	return out
+}
+
+// check refuses what no init could do.
+func (s *Spec) check() error {
+	if len(s.Args) == 0 || s.Args[0] == "" {
+		return fail(126, "there is no command to run")
+	}
+	for _, text := range slices.Concat(s.Args, s.Env, []string{s.Cwd, s.Name}) {
+		if strings.ContainsRune(text, 0) {
+			return fail(126, "%q has a NUL byte in it", text)
+		}
+	}
+	if s.Cwd != "" && !filepath.IsAbs(s.Cwd) {
+		return fail(126, "working directory %q is not absolute", s.Cwd)
+	}
+	if len(s.Seccomp)%8 != 0 {
+		return fail(125, "seccomp filter of %d bytes", len(s.Seccomp))
+	}
+	for i := range s.Mounts {
+		m := &s.Mounts[i]
+		if !filepath.IsAbs(m.Dest) || filepath.Clean(m.Dest) == "/" {
+			return fail(125, "mount %s on %q: want an absolute path below /", m.Type, m.Dest)
+		}
+		switch m.Type {
+		case Bind:
+			if (m.File == nil) == (m.Source == "") {
+				return fail(125, "mount on %s: a bind needs a source or a file", m.Dest)
+			}
+		case Attach:
+			if m.File == nil {
+				return fail(125, "mount on %s: there is no file to attach", m.Dest)
+			}
+		case Tmpfs, Proc, Sysfs, Dev, Devpts, Mqueue, Cgroup:
+		default:
+			return fail(125, "mount on %s: unknown type %q", m.Dest, m.Type)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,181 @@
+package container
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path"
+	"runtime"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"mk/userns"
+)
+
+// takeIDs checks, while /proc of the outside is there, that the command's IDs exist, and returns
+// the groups to set: nil where the kernel allows setting none (mode single). Root loses nothing by
+// that; it has its power from capabilities, so that a notice does. Anybody else cannot be had
+// there anyway.
+func takeIDs(spec *Spec) ([]uint32, error) {
+	text, err := os.ReadFile("/proc/self/setgroups")
+	if err != nil || strings.TrimSpace(string(text)) != "deny" {
+		return append([]uint32{}, spec.User.Groups...), nil
+	}
+	var lost []string
+	for _, g := range spec.User.Groups {
+		if g != spec.User.GID {
+			lost = append(lost, fmt.Sprint(g))
+		}
+	}
+	if len(lost) > 0 {
+		send(packet{Notice: "only one ID is mapped: the user is not in groups " + strings.Join(lost, ", ")}, -1)
+	}
+	return nil, nil
+}
+
+// become gives this thread the identity, capabilities and filters of the command. The order is
+// forced at each step by what the step before takes away.
+func become(spec *Spec, groups []uint32) error {
+	// The bounding set first: it takes CAP_SETPCAP.
+	unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+	for c := 0; c < 64; c++ {
+		if spec.Caps.Has(c) {
+			continue
+		}
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0); err == unix.EINVAL {
+			break // the kernel knows no more
+		} else if err != nil {
+			return fmt.Errorf("drop capability %d: %w", c, err)
+		}
+	}
+	if len(spec.Seccomp) == 0 {
+		// Docker's filter denies keyctl; without one the caller's keys must be out of reach. The
+		// quota of keyrings may be used up; then there are no keys of the session either way.
+		unix.RawSyscall(unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0)
+	}
+	// A filter without no_new_privs takes CAP_SYS_ADMIN. What follows must pass it; docker's does.
+	if !spec.NoNewPrivs {
+		if err := filter(spec.Seccomp); err != nil {
+			return err
+		}
+	}
+	// Raw calls: Go's wrappers change all threads, and a reaper keeps its own identity.
+	u := spec.User
+	if groups != nil {
+		var first *uint32
+		if len(groups) > 0 {
+			first = &groups[0]
+		}
+		if _, _, e := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(first)), 0); e != 0 {
+			return userns.Explain(userns.OpSetID, fmt.Sprintf("a member of groups %v", groups), e)
+		}
+	}
+	if _, _, e := unix.RawSyscall(unix.SYS_SETRESGID, uintptr(u.GID), uintptr(u.GID), uintptr(u.GID)); e != 0 {
+		return userns.Explain(userns.OpSetID, fmt.Sprintf("gid %d", u.GID), e)
+	}
+	if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(u.UID), uintptr(u.UID), uintptr(u.UID)); e != 0 {
+		return userns.Explain(userns.OpSetID, fmt.Sprintf("uid %d", u.UID), e)
+	}
+	if err := setCaps(spec); err != nil {
+		return fmt.Errorf("set capabilities: %w", err)
+	}
+	// Changing IDs made the kernel forget it, and a new thread never had it.
+	unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0)
+	if spec.NoNewPrivs {
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			return fmt.Errorf("set no_new_privs: %w", err)
+		}
+		return filter(spec.Seccomp)
+	}
+	return nil
+}
+
+// setCaps leaves root what the container may have, and anybody else nothing: as docker does.
+func setCaps(spec *Spec) error {
+	caps := spec.Caps
+	if spec.User.UID != 0 {
+		caps = 0
+	}
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var have [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &have[0]); err != nil {
+		return err
+	}
+	var want [2]unix.CapUserData
+	for i := range want {
+		want[i].Permitted = have[i].Permitted & uint32(caps>>(32*i)) // older kernels know fewer
+		want[i].Effective = want[i].Permitted
+	}
+	return unix.Capset(&hdr, &want[0])
+}
+
+// filter puts a seccomp filter on this thread.
+func filter(f Filter) error {
+	if len(f) == 0 {
+		return nil
+	}
+	prog := make([]unix.SockFilter, 0, len(f)/8)
+	for ; len(f) >= 8; f = f[8:] {
+		prog = append(prog, unix.SockFilter{
+			Code: binary.NativeEndian.Uint16(f), Jt: f[2], Jf: f[3], K: binary.NativeEndian.Uint32(f[4:])})
+	}
+	fprog := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
+	_, _, e := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&fprog)))
+	runtime.KeepAlive(prog)
+	if e != 0 {
+		return fmt.Errorf("install the seccomp filter: %w", e)
+	}
+	return nil
+}
+
+// defaultPath is where commands are looked for when the environment has no PATH; docker's.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// lookPath finds Args[0], as execvp(3) would with the container's PATH.
+func lookPath(spec *Spec) (string, error) {
+	name := spec.Args[0]
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	dirs := defaultPath
+	for _, kv := range spec.Env {
+		if v, ok := strings.CutPrefix(kv, "PATH="); ok {
+			dirs = v
+		}
+	}
+	denied := false
+	for dir := range strings.SplitSeq(dirs, ":") {
+		if dir == "" {
+			dir = "."
+		}
+		file := path.Join(dir, name)
+		if dir == "." {
+			file = "./" + name // execve looks relative names up here, and argv tells how
+		}
+		var st unix.Stat_t
+		if unix.Stat(file, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+			continue
+		}
+		if st.Mode&0o111 != 0 {
+			return file, nil
+		}
+		denied = true
+	}
+	if denied {
+		return "", fail(126, "exec %q: %w", name, unix.EACCES)
+	}
+	return "", fail(127, "exec %q: not found in $PATH (%s)", name, dirs)
+}
+
+// execError says why execve did not work, with docker's exit status.
+func execError(spec *Spec, file string, err error) error {
+	if err != unix.ENOENT {
+		return fail(126, "exec %q: %w", spec.Args[0], err)
+	}
+	if unix.Access(file, unix.F_OK) == nil {
+		return fail(127, "exec %q: the file is there, but not the interpreter or loader that it names: %w", spec.Args[0], err)
+	}
+	return fail(127, "exec %q: %w", spec.Args[0], err)
+}

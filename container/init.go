@@ -1,0 +1,200 @@
+package container
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"mk/userns"
+)
+
+// Init is stage init: pid 1 of new namespaces, root with all capabilities, in the mounts of stage
+// inside. It becomes the container by its orders, and never returns.
+func Init([]string) {
+	err := run()
+	if send(packet{Failure: toFailure(err)}, -1) != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", userns.InitName, err)
+	}
+	os.Exit(125)
+}
+
+const maxFD = 1<<32 - 1
+
+// run returns only with an error.
+func run() error {
+	o, sources, err := takeOrders()
+	if err != nil {
+		return err
+	}
+	spec := o.Spec
+
+	// Where: the mounts of stage inside, with the new root beside them. The outer /proc, /sys
+	// and /dev are needed: fresh ones may be mounted only while these can be seen.
+	if err := namesOf(spec); err != nil {
+		return err
+	}
+	if spec.Namespaces.Net {
+		if err := loopbackUp(); err != nil {
+			return fmt.Errorf("bring up lo: %w", err)
+		}
+	}
+	root, err := attachRoot(spec.RootReadOnly)
+	if err != nil {
+		return err
+	}
+	gids, err := takeIDs(spec)
+	if err != nil {
+		return err
+	}
+	for i := range spec.Mounts {
+		if err := mountOn(root, spec, &spec.Mounts[i], sources[i]); err != nil {
+			return err
+		}
+	}
+	tty := -1
+	if spec.Terminal != nil {
+		if tty, err = openTerminal(root, spec); err != nil {
+			return fmt.Errorf("open a terminal: %w", err)
+		}
+	}
+	if err := writeSysctls(root, spec.Sysctls); err != nil {
+		return err
+	}
+	if err := protect(root, spec); err != nil {
+		return err
+	}
+	if err := pivot(root); err != nil {
+		return fmt.Errorf("pivot into the root: %w", err)
+	}
+	unix.Close(root)
+
+	// Where: in the container's root, nothing else mounted; still with all capabilities.
+	for _, l := range spec.Rlimits {
+		// syscall's, which knows that the runtime raised the soft limit of files for itself.
+		if err := syscall.Setrlimit(l.Resource, &syscall.Rlimit{Cur: l.Soft, Max: l.Hard}); err != nil {
+			return fmt.Errorf("set limit %d to %d:%d: %w", l.Resource, l.Soft, l.Hard, err)
+		}
+	}
+	unix.Umask(int(spec.Umask))
+	if err := enterCwd(spec.Cwd); err != nil {
+		return err
+	}
+	path, err := lookPath(spec)
+	if err != nil {
+		return err
+	}
+	if tty >= 0 {
+		if err := useTerminal(tty, !spec.Init); err != nil {
+			return fmt.Errorf("use the terminal: %w", err)
+		}
+	} else {
+		giveStreams(spec.User)
+	}
+
+	// Whatever is open beyond the standard streams ends at the exec (CVE-2024-21626).
+	if err := unix.CloseRange(3, maxFD, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("mark descriptors close-on-exec: %w", err)
+	}
+	if spec.Init {
+		return reap(spec, path, gids)
+	}
+	runtime.LockOSThread() // to the kernel identity and filters belong to threads
+	if err := become(spec, gids); err != nil {
+		return err
+	}
+	return execError(spec, path, syscall.Exec(path, spec.Args, spec.Env))
+}
+
+// takeOrders reads the orders, and takes the descriptors of the mounts.
+func takeOrders() (*orders, []int, error) {
+	unix.Close(selfFD)
+	f := os.NewFile(ordersFD, "orders")
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s was not started by mk: %w", userns.InitName, err)
+	}
+	text := make([]byte, st.Size())
+	if _, err := f.ReadAt(text, 0); err != nil {
+		return nil, nil, fmt.Errorf("read the orders: %w", err)
+	}
+	o := new(orders)
+	if err := json.Unmarshal(text, o); err != nil {
+		return nil, nil, fmt.Errorf("read the orders: %w", err)
+	}
+	next := sourcesFD
+	fds := make([]int, len(o.Sources))
+	for i, has := range o.Sources {
+		fds[i] = -1
+		if has {
+			fds[i] = next
+			next++
+		}
+	}
+	return o, fds, nil
+}
+
+func namesOf(spec *Spec) error {
+	if spec.Hostname != "" {
+		if err := unix.Sethostname([]byte(spec.Hostname)); err != nil {
+			return fmt.Errorf("set the host name to %q: %w", spec.Hostname, err)
+		}
+	}
+	if spec.Domainname != "" {
+		if err := unix.Setdomainname([]byte(spec.Domainname)); err != nil {
+			return fmt.Errorf("set the domain name to %q: %w", spec.Domainname, err)
+		}
+	}
+	return nil
+}
+
+func loopbackUp() error {
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(s)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	return unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, lo)
+}
+
+// enterCwd goes to the working directory. Magic links are not followed: they lead out of the
+// root (WORKDIR /proc/self/fd/7, CVE-2024-21626).
+func enterCwd(cwd string) error {
+	if cwd == "" {
+		cwd = "/"
+	}
+	fd, err := openIn(unix.AT_FDCWD, cwd, unix.O_PATH|unix.O_DIRECTORY)
+	if err == nil {
+		err = unix.Fchdir(fd)
+		unix.Close(fd)
+	}
+	if err != nil {
+		code := 126
+		if errors.Is(err, unix.ENOENT) {
+			code = 127
+		}
+		return fail(code, "change to the working directory %q: %w", cwd, err)
+	}
+	return nil
+}
+
+// giveStreams makes pipes on the standard streams the user's, so that /dev/stdout can be opened.
+// Only pipes: a file or a terminal is somebody's.
+func giveStreams(u User) {
+	for fd := range 3 {
+		var st unix.Stat_t
+		if u.UID != 0 && unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFIFO {
+			unix.Fchown(fd, int(u.UID), -1)
+		}
+	}
+}

@@ -1,0 +1,81 @@
+package container
+
+import (
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// reap starts the command as a child of pid 1, and is then what a pid 1 must be: it passes
+// signals on to the command, buries every orphan, and ends as the command ended; with it end all
+// that are left. It returns only when the command could not be started.
+//
+// One thread alone becomes what the command is to be, and forks; the others keep all
+// capabilities, so that signals reach a command that changed its user, and nothing in the
+// container may trace pid 1.
+func reap(spec *Spec, path string, groups []uint32) error {
+	// Not even its environment and descriptors can be read (/proc/1).
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return err
+	}
+	sigs := make(chan os.Signal, 64)
+	signal.Notify(sigs)
+
+	var child int
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread is good for nothing else
+		err := become(spec, groups)
+		if err == nil {
+			child, err = syscall.ForkExec(path, spec.Args, &syscall.ProcAttr{
+				Env:   spec.Env,
+				Files: []uintptr{0, 1, 2},
+				Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: spec.Terminal != nil, Ctty: 0},
+			})
+			if err != nil {
+				err = execError(spec, path, err)
+			}
+		}
+		started <- err
+	}()
+	if err := <-started; err != nil {
+		return err
+	}
+	unix.Close(controlFD)
+
+	for sig := range sigs {
+		switch sig := sig.(syscall.Signal); sig {
+		case unix.SIGCHLD:
+			if status, ended := bury(child); ended {
+				if status.Signaled() {
+					os.Exit(128 + int(status.Signal()))
+				}
+				os.Exit(status.ExitStatus())
+			}
+		case unix.SIGURG: // the Go scheduler's
+		default:
+			unix.Kill(child, sig)
+		}
+	}
+	return nil
+}
+
+// bury waits for all that have ended, and reports how child did when it is among them.
+func bury(child int) (status syscall.WaitStatus, ended bool) {
+	for {
+		var ws syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &ws, syscall.WNOHANG, nil)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil || pid <= 0 {
+			return status, ended
+		}
+		if pid == child && (ws.Exited() || ws.Signaled()) {
+			status, ended = ws, true
+		}
+	}
+}

@@ -1,0 +1,284 @@
+package container
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mk/userns"
+)
+
+// defaultGrace is the time between SIGTERM and SIGKILL at the end of a context: enough for a shell to
+// go, and short enough for someone who pressed Ctrl-C.
+const defaultGrace = 500 * time.Millisecond
+
+// Process is a started container.
+type Process struct {
+	proc     *os.Process
+	terminal *os.File
+	notices  []string
+	stubs    stubs
+	cause    func() error // why Start's context ended
+	unwatch  func() bool
+	done     chan struct{} // closed when proc has been waited for
+}
+
+// StartError is the failure to become the container. Code is the exit status that docker gives to
+// it: 127 not found, 126 cannot be invoked, 125 anything else.
+type StartError struct {
+	Code int
+	Err  error
+}
+
+func (e *StartError) Error() string { return e.Err.Error() }
+func (e *StartError) Unwrap() error { return e.Err }
+
+// ExitStatus is how the container ended.
+type ExitStatus struct {
+	Code   int            // the command's own, or 128+n
+	Signal syscall.Signal // that ended pid 1; with Spec.Init only Code tells
+}
+
+// Start makes the container and returns when its command has been exec'd. root is a detached
+// mount, as snapshots and open_tree(2) give it; it is the caller's to close, any time after Start.
+// It must be writable where mount points are missing. The end of ctx ends the container, with
+// SIGTERM and, after Spec.Grace, SIGKILL; so does the end of this process. A failure inside the
+// container is a *StartError. Wait must be called.
+func Start(ctx context.Context, spec *Spec, root *os.File, stdio IO) (_ *Process, err error) {
+	if err := spec.check(); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	sources, err := openSources(spec.Mounts)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll(sources)
+	stubs, err := makeStubs(root, spec.Mounts, func(i int) bool { return mountsDirectory(&spec.Mounts[i], sources[i]) })
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			stubs.remove()
+		}
+	}()
+	proc, control, err := spawnInit(spec, root, sources, stdio)
+	if err != nil {
+		return nil, err
+	}
+	defer control.Close()
+
+	p := &Process{proc: proc, stubs: stubs, done: make(chan struct{})}
+	p.cause = func() error { return context.Cause(ctx) }
+	grace := spec.Grace
+	if grace == 0 {
+		grace = defaultGrace
+	}
+	p.unwatch = context.AfterFunc(ctx, func() { p.end(grace) })
+	if err := p.listen(control); err != nil {
+		p.unwatch()
+		p.proc.Kill()
+		p.wait()
+		if p.terminal != nil {
+			p.terminal.Close()
+		}
+		return nil, err
+	}
+	return p, nil
+}
+
+// spawnInit clones stage init into the namespaces of spec.
+func spawnInit(spec *Spec, root *os.File, sources []*os.File, stdio IO) (_ *os.Process, control *os.File, err error) {
+	told, err := writeOrders(spec, sources)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer told.Close()
+	self, err := readOnlySelf()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer self.Close()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make the socket to init: %w", err)
+	}
+	control, theirs := os.NewFile(uintptr(pair[0]), "control"), os.NewFile(uintptr(pair[1]), "control of init")
+	defer theirs.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		control.Close()
+		return nil, nil, err
+	}
+	defer null.Close()
+	orNull := func(f *os.File) *os.File {
+		if f == nil || spec.Terminal != nil {
+			return null
+		}
+		return f
+	}
+	files := []*os.File{orNull(stdio.Stdin), orNull(stdio.Stdout), orNull(stdio.Stderr), told, theirs, root, self}
+	for _, f := range sources {
+		if f != nil {
+			files = append(files, f)
+		}
+	}
+
+	flags := uintptr(unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS)
+	if spec.Namespaces.Net {
+		flags |= unix.CLONE_NEWNET
+	}
+	if spec.Namespaces.Cgroup {
+		flags |= unix.CLONE_NEWCGROUP
+	}
+	name := userns.InitName
+	if spec.Name != "" {
+		name += " " + spec.Name
+	}
+	proc, err := onSpawner(func() (*os.Process, error) {
+		return os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", selfFD), []string{name}, &os.ProcAttr{
+			Env:   []string{}, // nothing of ours: it would be in the container's /proc/1/environ
+			Files: files,
+			Sys: &syscall.SysProcAttr{
+				Cloneflags: flags,
+				Setsid:     true, // not the caller's terminal: nothing can be typed into it (TIOCSTI)
+				Pdeathsig:  unix.SIGKILL,
+			},
+		})
+	})
+	if err != nil {
+		control.Close()
+		return nil, nil, userns.Explain(userns.OpClone, "", err)
+	}
+	return proc, control, nil
+}
+
+// writeOrders puts the orders into a memfd: init reads them at once, and nobody has to feed a pipe.
+func writeOrders(spec *Spec, sources []*os.File) (*os.File, error) {
+	o := orders{Spec: spec, Sources: make([]bool, len(sources))}
+	for i, f := range sources {
+		o.Sources[i] = f != nil
+	}
+	text, err := json.Marshal(o)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.MemfdCreate("orders", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make a memory file for the orders: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "orders")
+	if _, err := f.WriteAt(text, 0); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("write the orders: %w", err)
+	}
+	return f, nil
+}
+
+// listen takes what init has to say, until it has exec'd or failed.
+func (p *Process) listen(control *os.File) error {
+	for {
+		packet, file, err := receive(control)
+		switch {
+		case err != nil:
+			return fmt.Errorf("listen to init: %w", err)
+		case packet == nil:
+			return nil
+		case packet.Failure != nil:
+			return packet.Failure.startError()
+		case packet.Terminal:
+			p.terminal = file
+		default:
+			p.notices = append(p.notices, packet.Notice)
+		}
+	}
+}
+
+// end asks the container to end, and then makes it.
+func (p *Process) end(grace time.Duration) {
+	p.proc.Signal(unix.SIGTERM)
+	select {
+	case <-p.done:
+	case <-time.After(grace):
+		p.proc.Kill()
+	}
+}
+
+// Wait waits for the end of the container, every process of it, and takes the mount points away
+// that Start made. When the container ended because Start's context did, the error is the cause
+// of that.
+func (p *Process) Wait() (ExitStatus, error) {
+	status, err := p.wait()
+	if !p.unwatch() && err == nil {
+		err = p.cause()
+	}
+	return status, errors.Join(err, p.stubs.remove())
+}
+
+func (p *Process) wait() (ExitStatus, error) {
+	state, err := p.proc.Wait()
+	close(p.done)
+	if err != nil {
+		return ExitStatus{Code: 125}, fmt.Errorf("wait for the container: %w", err)
+	}
+	ws := state.Sys().(syscall.WaitStatus)
+	if ws.Signaled() {
+		return ExitStatus{Code: 128 + int(ws.Signal()), Signal: ws.Signal()}, nil
+	}
+	return ExitStatus{Code: ws.ExitStatus()}, nil
+}
+
+// Signal sends a signal to the container's command, through its init when it has one.
+func (p *Process) Signal(sig os.Signal) error { return p.proc.Signal(sig) }
+
+// Kill ends all processes of the container.
+func (p *Process) Kill() error { return p.proc.Kill() }
+
+// Pid is the container's pid 1, as stage inside sees it.
+func (p *Process) Pid() int { return p.proc.Pid }
+
+// Notices are what the machine did not allow and the container goes without, a sentence each.
+func (p *Process) Notices() []string { return p.notices }
+
+// spawner is the one thread that clones. A container dies with its parent by PR_SET_PDEATHSIG, and
+// to the kernel the parent is a thread: one that the Go scheduler ended would take its containers
+// with it. This one never ends.
+var spawner = sync.OnceValue(func() chan<- func() {
+	work := make(chan func())
+	go func() {
+		runtime.LockOSThread()
+		for f := range work {
+			f()
+		}
+	}()
+	return work
+})
+
+func onSpawner(start func() (*os.Process, error)) (proc *os.Process, err error) {
+	done := make(chan struct{})
+	spawner() <- func() {
+		proc, err = start()
+		close(done)
+	}
+	<-done
+	return proc, err
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		if f != nil {
+			f.Close()
+		}
+	}
+}

@@ -1,0 +1,77 @@
+package container
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Terminal is the master of the pty when Spec.Terminal asked for one, else nil. The caller copies
+// from and to it, and closes it after Wait.
+func (p *Process) Terminal() *os.File { return p.terminal }
+
+// Resize tells the terminal its size; the container's foreground processes get SIGWINCH.
+func (p *Process) Resize(size Size) error {
+	return setSize(int(p.terminal.Fd()), size)
+}
+
+func setSize(fd int, size Size) error {
+	return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: size.Rows, Col: size.Cols})
+}
+
+// openTerminal makes a pty in the container's own devpts, so that ttyname and /dev/tty work there,
+// sends the master to Start, puts the slave on /dev/console, and returns the slave.
+func openTerminal(root int, spec *Spec) (int, error) {
+	master, err := openIn(root, "/dev/pts/ptmx", unix.O_RDWR|unix.O_NOCTTY)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(master)
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(master, &fs); err != nil {
+		return -1, err
+	}
+	if fs.Type != unix.DEVPTS_SUPER_MAGIC {
+		return -1, unix.ENOTTY
+	}
+	if err := unix.IoctlSetPointerInt(master, unix.TIOCSPTLCK, 0); err != nil {
+		return -1, err
+	}
+	// The slave by its master, and not by a name that could lead elsewhere (CVE-2025-52565).
+	n, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(master), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	if e != 0 {
+		return -1, e
+	}
+	slave := int(n)
+	if err := setSize(master, *spec.Terminal); err != nil {
+		return -1, err
+	}
+	if err := unix.Fchown(slave, int(spec.User.UID), -1); err != nil {
+		return -1, err
+	}
+	dev, err := openIn(root, "/dev", unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(dev)
+	if err := coverFile(dev, "console", slave); err != nil {
+		return -1, err
+	}
+	return slave, send(packet{Terminal: true}, master)
+}
+
+// useTerminal makes the slave the standard streams, and, for a command that is pid 1 and so the
+// leader of a session already, its controlling terminal.
+func useTerminal(slave int, control bool) error {
+	if control {
+		if err := unix.IoctlSetInt(slave, unix.TIOCSCTTY, 0); err != nil {
+			return err
+		}
+	}
+	for fd := range 3 {
+		if err := unix.Dup3(slave, fd, 0); err != nil {
+			return err
+		}
+	}
+	return unix.Close(slave)
+}
