@@ -4,6 +4,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"unicode/utf8"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
@@ -73,7 +74,8 @@ func (x *expander) word(word string) (string, error) {
 	return x.process(x.lexer(), word)
 }
 
-// body expands a here-document: quotes are text, and the escape is always "\\".
+// body expands a here-document: quotes are text, and a backslash is the escape
+// whatever the recipe says.
 func (x *expander) body(text string) (string, error) {
 	if plainWord(text) {
 		return text, nil
@@ -91,6 +93,10 @@ func (x *expander) lexer() *shell.Lex {
 }
 
 func (x *expander) process(lex *shell.Lex, word string) (string, error) {
+	if !utf8.ValidString(word) {
+		// The lexer would do the same, but write to our stderr about each byte.
+		word = string([]rune(word))
+	}
 	res, err := lex.ProcessWordWithMatches(word, x.vars)
 	if x.used == nil && len(res.Matched) > 0 {
 		x.used = map[string]struct{}{}
@@ -101,7 +107,7 @@ func (x *expander) process(lex *shell.Lex, word string) (string, error) {
 }
 
 // plainWord tells whether the lexer would give a word back as it is. Most words
-// are plain, and the lexer takes fifty times as long to say so.
+// are plain, and a plan of thousands of steps notices the difference.
 func plainWord(word string) bool {
 	for i := range len(word) {
 		switch c := word[i]; {

@@ -188,6 +188,10 @@ func (r *Recipe) fail(err error, node *parser.Node) error {
 		pos = r.position(node)
 	case errors.As(err, &located) && len(located.Locations) > 0:
 		pos = span(r.Name, located.Locations[0])
+		if strings.Contains(err.Error(), "parser directive") || strings.Contains(err.Error(), "escape token") {
+			// BuildKit tells the line before: it has not counted this one yet.
+			pos.Start, pos.End = pos.Start+1, pos.End+1
+		}
 	}
 	return &Error{Pos: pos, Err: plain(err)}
 }

@@ -66,8 +66,8 @@ func TestParseErrors(t *testing.T) {
 		{"FROM a\nSTOPSIGNAL\n", prefix + "STOPSIGNAL requires exactly one argument", 2, 2},
 		{"FROM a\nEXPOSE\n", prefix + "EXPOSE requires at least one argument", 2, 2},
 		{"FROM a\nARG =x\n", prefix + "ARG names can not be blank", 2, 2},
-		{"# escape=x\nFROM a\n", "invalid escape token 'x' does not match ` or \\", 0, 0},
-		{"# syntax=a\n# syntax=b\nFROM a\n", "only one syntax parser directive can be used", 1, 1},
+		{"# escape=x\nFROM a\n", "invalid escape token 'x' does not match ` or \\", 1, 1},
+		{"# syntax=a\n# syntax=b\nFROM a\n", "only one syntax parser directive can be used", 2, 2},
 		{"# check=skipp=all\nFROM a\n", `failed to parse check options: invalid check option "skipp"`, 0, 0},
 		{"FROM x AS a\nCOPY --from=b /x /\nFROM x AS b\nCOPY --from=a /x /\n", "circular dependency detected on stage: a", 4, 4},
 		{"FROM x AS a\nRUN --mount=from=A true\n", "circular dependency detected on stage: a", 2, 2},
@@ -248,6 +248,11 @@ func TestStageNames(t *testing.T) {
 	}
 	if _, err := r.Target("tow"); err == nil || err.Error() != `target stage "tow" could not be found (did you mean two?)` {
 		t.Error(err)
+	}
+	for name, want := range map[string]string{"alpin": "alpine", "tow": "two", "debain:latest": "debian:latest", "something": "", "two": ""} {
+		if got := r.SuggestBase(name); got != want {
+			t.Errorf("%s: meant %q, want %q", name, got, want)
+		}
 	}
 	if st, ok := r.BaseStage(r.Stages[1], "one"); !ok || st.Index != 0 {
 		t.Error("FROM means the stage before it", st)

@@ -43,11 +43,25 @@ func (r *Recipe) Target(name string) (*Stage, error) {
 	if st, ok := r.Named(name); ok {
 		return st, nil
 	}
+	return nil, fmt.Errorf("target stage %q could not be found%s", name, didYouMean(name, r.stageNames()))
+}
+
+// SuggestBase finds what a base that does not exist was probably meant to be: a
+// stage, or an image that everybody uses. "" when nothing is near.
+func (r *Recipe) SuggestBase(name string) string {
+	names := r.stageNames()
+	for _, image := range [...]string{"alpine", "busybox", "centos", "debian", "golang", "ubuntu", "fedora"} {
+		names = append(names, image, image+":latest")
+	}
+	return Suggest(name, names)
+}
+
+func (r *Recipe) stageNames() []string {
 	var names []string
 	for _, st := range r.Stages {
 		names = append(names, st.DisplayName())
 	}
-	return nil, fmt.Errorf("target stage %q could not be found%s", name, didYouMean(name, names))
+	return names
 }
 
 // CopySource finds the stage that COPY --from means in a step of st: a number is

@@ -1,6 +1,7 @@
 package recipe
 
-// Position is where a step stands in its recipe: 1-based, inclusive lines.
+// Position is where a step stands in its recipe: 1-based, inclusive lines. What
+// concerns the whole file has Start 0.
 type Position struct {
 	File  string // as the user named it: "Recipe"
 	Start int
@@ -8,8 +9,9 @@ type Position struct {
 }
 
 // Step is one instruction of a stage: a closed set, one struct an instruction,
-// so that a switch over the set can be complete. Words are as written; Expand
-// gives the step with its variables replaced.
+// so that a switch over the set can be complete. A Step is always a pointer:
+// *Run, *Copy. Words are as written; Expand gives the step with its variables
+// replaced, and never changes the one it was given.
 type Step interface {
 	// At tells where the step stands.
 	At() Position
