@@ -1,0 +1,211 @@
+// Bench measures mk beside floors and peers, on the same work, in one run.
+//
+// A floor is the least that the machine can do for that work: the namespaces and the
+// overlay by unshare and mount, the copy by cp, the compression by pigz. A peer is
+// buildah or podman, when it is on PATH. All contestants of a work take turns, so that
+// a machine that gets slower in the middle is unfair to nobody; the table has medians,
+// and of mk its ratio to the floor.
+//
+//	go run ./bench -mk bin/mk              everything, 5 rounds
+//	go run ./bench -mk bin/mk -only COPY   one line
+//
+// It runs as an ordinary user (make bench sees to that) and needs a static busybox.
+// README.md says what each line means. Nothing here is a test: no time is asserted.
+package main
+
+import (
+	"cmp"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+)
+
+func main() {
+	mk := flag.String("mk", "bin/mk", "the mk to measure")
+	rounds := flag.Int("n", 5, "rounds of each work, after one to warm up")
+	budget := flag.Duration("budget", time.Minute, "begin no further round of a work after this time")
+	only := flag.String("only", "", "measure only the works whose name matches this expression")
+	flag.Parse()
+	if err := run(*mk, *only, limits{*rounds, *budget}); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// limits of one work: it has at least the round that warms up.
+type limits struct {
+	rounds int
+	budget time.Duration
+}
+
+func run(mk, only string, limits limits) error {
+	wanted, err := regexp.Compile(only)
+	if err != nil {
+		return fmt.Errorf("-only: %w", err)
+	}
+	if mk, err = filepath.Abs(mk); err != nil {
+		return err
+	}
+	b, err := newBench(mk)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	b.describe()
+
+	table := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(table, "work\tfloor\tmk\tmk/floor\tmark\tpeers")
+	for _, w := range b.works() {
+		if !wanted.MatchString(w.name) {
+			continue
+		}
+		fmt.Fprintf(os.Stderr, "%s\n", w.name)
+		results, err := w.measure(limits)
+		if err != nil {
+			return fmt.Errorf("%s: %w", w.name, err)
+		}
+		fmt.Fprintln(table, w.row(results))
+	}
+	return table.Flush()
+}
+
+// work is one line of the table.
+type work struct {
+	name        string
+	mark        string // what issue and design want of mk
+	memory      bool   // compare peak memory, not time
+	contestants []contestant
+}
+
+// contestant does a work its own way. prepare is not timed.
+type contestant struct {
+	name    string
+	prepare func() error
+	command func() *exec.Cmd // a fresh one for each round
+	measure func() error     // instead of command: work of this process itself
+}
+
+// result is what one contestant took: a time or bytes of memory, by round.
+type result struct {
+	name  string
+	took  []time.Duration
+	peak  []int64
+	error error
+}
+
+// measure lets all contestants take turns. The first round warms up, and counts only
+// when the budget lets no other follow. A peer that fails drops out with its error; mk
+// and the floor must not fail.
+func (w *work) measure(limits limits) ([]*result, error) {
+	results := make([]*result, len(w.contestants))
+	for i, c := range w.contestants {
+		results[i] = &result{name: c.name}
+	}
+	begin := time.Now()
+	for round := 0; round <= limits.rounds && (round == 0 || time.Since(begin) < limits.budget); round++ {
+		for i, c := range w.contestants {
+			r := results[i]
+			if r.error != nil {
+				continue
+			}
+			took, peak, err := c.once()
+			if err != nil {
+				if c.name == "floor" || c.name == "mk" {
+					return nil, fmt.Errorf("%s: %w", c.name, err)
+				}
+				r.error = err
+				fmt.Fprintf(os.Stderr, "  %s drops out: %v\n", c.name, err)
+				continue
+			}
+			if round == 1 {
+				r.took, r.peak = nil, nil
+			}
+			r.took = append(r.took, took)
+			r.peak = append(r.peak, peak)
+		}
+	}
+	return results, nil
+}
+
+func (c *contestant) once() (time.Duration, int64, error) {
+	if c.prepare != nil {
+		if err := c.prepare(); err != nil {
+			return 0, 0, fmt.Errorf("prepare: %w", err)
+		}
+	}
+	syscall.Sync() // what the one before wrote is not this one's burden
+	begin := time.Now()
+	if c.measure != nil {
+		err := c.measure()
+		return time.Since(begin), 0, err
+	}
+	cmd := c.command()
+	out, err := cmd.CombinedOutput()
+	took := time.Since(begin)
+	if err != nil {
+		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+		return 0, 0, fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, strings.Join(lines[max(0, len(lines)-3):], " / "))
+	}
+	usage := cmd.ProcessState.SysUsage().(*syscall.Rusage)
+	return took, usage.Maxrss << 10, nil // the highest of the process and all it waited for
+}
+
+// row is the work's line: medians, and mk against the floor.
+func (w *work) row(results []*result) string {
+	cells := map[string]string{"floor": "–", "mk": "–"}
+	ratio := "–"
+	var peers []string
+	var floor, mk float64
+	for _, r := range results {
+		var value float64
+		var text string
+		switch {
+		case r.error != nil:
+			text = "failed"
+		case w.memory:
+			value = float64(median(r.peak))
+			text = fmt.Sprintf("%.0f MiB", value/(1<<20))
+		default:
+			value = float64(median(r.took))
+			text = human(time.Duration(value))
+		}
+		switch r.name {
+		case "floor":
+			floor = value
+			cells["floor"] = text
+		case "mk":
+			mk = value
+			cells["mk"] = text
+		default:
+			peers = append(peers, r.name+" "+text)
+		}
+	}
+	if floor > 0 {
+		ratio = fmt.Sprintf("%.2f", mk/floor)
+	}
+	return strings.Join([]string{w.name, cells["floor"], cells["mk"], ratio, w.mark, strings.Join(peers, ", ")}, "\t")
+}
+
+func median[T cmp.Ordered](values []T) T {
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[len(sorted)/2]
+}
+
+// human prints three digits of a time.
+func human(d time.Duration) string {
+	switch {
+	case d < 100*time.Millisecond:
+		return fmt.Sprintf("%.1f ms", float64(d)/1e6)
+	case d < time.Second:
+		return fmt.Sprintf("%.0f ms", float64(d)/1e6)
+	}
+	return fmt.Sprintf("%.2f s", d.Seconds())
+}
