@@ -24,7 +24,7 @@ func (s *Store) Put(ctx context.Context, r io.Reader, expect *v1.Descriptor) (v1
 	defer t.discard()
 	got, err := copyVerified(ctx, t, r, expect)
 	if err != nil {
-		return v1.Descriptor{}, fmt.Errorf("store blob: %w", err)
+		return v1.Descriptor{}, err
 	}
 	return got, s.promote(t, got.Digest)
 }

@@ -2,11 +2,14 @@ package image
 
 import (
 	"fmt"
+	"regexp"
 	"runtime"
 	"strings"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
+
+var platformPart = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
 // HostPlatform is what this machine runs natively.
 func HostPlatform() v1.Platform {
@@ -25,7 +28,7 @@ func ParsePlatform(s string) (v1.Platform, error) {
 		return v1.Platform{}, fmt.Errorf("platform %q: not of the form os/arch[/variant]", s)
 	}
 	for _, part := range parts {
-		if part == "" || strings.Trim(strings.ToLower(part), "abcdefghijklmnopqrstuvwxyz0123456789._-") != "" {
+		if !platformPart.MatchString(part) {
 			return v1.Platform{}, fmt.Errorf("platform %q: not of the form os/arch[/variant]", s)
 		}
 	}

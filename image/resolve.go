@@ -213,6 +213,7 @@ func notFound(ix *v1.Index, name string) error {
 		distance int
 	}
 	var all []near
+	meant, _ := ParseReference(name)
 	for _, m := range ix.Manifests {
 		ref, err := ParseReference(m.Annotations[annotationName])
 		if err != nil {
@@ -222,6 +223,9 @@ func notFound(ix *v1.Index, name string) error {
 		d := editDistance(name, full)
 		if !strings.Contains(name, ":") { // compare like with like
 			d = min(d, editDistance(name, ref.FamiliarRepository()))
+		}
+		if meant.Repository() == ref.Repository() {
+			d = 0 // another tag of it
 		}
 		last := full[strings.LastIndexByte(full, '/')+1:]
 		if d <= max(2, len(name)/4) || last == name || strings.TrimSuffix(last, ":"+ref.Tag()) == name {

@@ -28,7 +28,7 @@ func (s *session) blob(ctx context.Context, store *image.Store, d v1.Descriptor,
 	defer r.Close()
 	count := &counter{r: r, progress: progress, event: Event{State: Moving, Digest: d.Digest, Total: d.Size}}
 	if _, err := store.Put(ctx, count, &d); err != nil {
-		return fmt.Errorf("blob %s: %w", d.Digest, err)
+		return err // names the blob already, by URL or digest
 	}
 	progress(Event{State: Complete, Digest: d.Digest, Done: d.Size, Total: d.Size})
 	return nil
@@ -47,6 +47,7 @@ type download struct {
 	stall  *time.Timer
 	n      int64 // bytes read
 	barren int   // breaks since the last byte
+	whole  bool  // the registry refused a Range: ask for all of it
 }
 
 func (r *download) Read(p []byte) (int, error) {
@@ -97,14 +98,20 @@ func (r *download) open() error {
 	ctx, cancel := context.WithCancel(r.ctx)
 	req := request{method: http.MethodGet, url: r.url()}
 	want := []int{http.StatusOK}
-	if r.n > 0 {
-		req.header = http.Header{"Range": {fmt.Sprintf("bytes=%d-", r.n)}}
-		want = append(want, http.StatusPartialContent)
+	if r.n > 0 && !r.whole {
+		req.header = http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", r.n, r.blob.Size-1)}}
+		want = append(want, http.StatusPartialContent, http.StatusRequestedRangeNotSatisfiable)
 	}
 	resp, err := r.session.do(ctx, req, want...)
 	if err != nil {
 		cancel()
 		return err
+	}
+	if resp.StatusCode == http.StatusRequestedRangeNotSatisfiable {
+		resp.Body.Close()
+		cancel()
+		r.whole = true
+		return r.open()
 	}
 	r.body, r.cancel = resp.Body, cancel
 	r.stall = time.AfterFunc(r.patience(), cancel)
@@ -113,6 +120,9 @@ func (r *download) open() error {
 			return fmt.Errorf("GET %s: asked for bytes from %d on, got %q", r.url(), r.n, clean(resp.Header.Get("Content-Range")))
 		}
 		return nil
+	}
+	if resp.ContentLength >= 0 && resp.ContentLength != r.blob.Size {
+		return fmt.Errorf("GET %s: %d bytes where %d were expected: %w", r.url(), resp.ContentLength, r.blob.Size, image.ErrDigest)
 	}
 	if r.n == 0 {
 		return nil

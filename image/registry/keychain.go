@@ -48,6 +48,10 @@ func (fileKeychain) Resolve(r authn.Resource) (authn.Authenticator, error) {
 				return nil, fmt.Errorf("%s: %w", file, err)
 			}
 			found.ServerAddress = "" // set though nothing was found
+			if found == (types.AuthConfig{}) {
+				found = cf.AuthConfigs[key] // docker's code reads "docker.io", podman's key, as its own
+				found.ServerAddress = ""
+			}
 			if found != (types.AuthConfig{}) {
 				return authn.FromConfig(authn.AuthConfig{Username: found.Username, Password: found.Password, Auth: found.Auth,
 					IdentityToken: found.IdentityToken, RegistryToken: found.RegistryToken}), nil

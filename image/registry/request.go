@@ -202,6 +202,9 @@ func asError(err error) error {
 			e.Code, e.Message = string(d.Code), clean(d.Message)
 			break
 		}
+		if _, body, ok := strings.Cut(te.Error(), http.StatusText(te.StatusCode)+": "); ok && len(te.Errors) == 0 {
+			e.Code, e.Message = registryMessage([]byte(body), "")
+		}
 		return e
 	}
 	var ue *url.Error

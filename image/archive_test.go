@@ -1,0 +1,522 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// sample is a store with one image of two layers under two names, and the image.
+func sample(t testing.TB) (*Store, []Tagged) {
+	t.Helper()
+	s, tr := testStore(t), trees{}
+	d := built(t, s, tr, HostPlatform(), layerTar(1, 3<<20), layerTar(2, 10))
+	names := []Tagged{{"docker.io/library/app:v1", d}, {"reg.io:5000/team/app:latest", d}}
+	for _, n := range names {
+		if err := s.Tag(n.Name, d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s, names
+}
+
+// sameImage checks that d in s has the layers' content and the ID of the original.
+func sameImage(t *testing.T, s *Store, d v1.Descriptor, from *Store, original v1.Descriptor) *Image {
+	t.Helper()
+	got := must[*Image](t)(s.Image(ctx, d, nil))
+	want := must[*Image](t)(from.Image(ctx, original, nil))
+	if got.ID() != want.ID() {
+		t.Errorf("ID %s, was %s", got.ID(), want.ID())
+	}
+	for i, l := range got.Layers() {
+		if l.DiffID != want.Layers()[i].DiffID {
+			t.Errorf("layer %d is another", i)
+		}
+		rc := must[io.ReadCloser](t)(l.Uncompressed(ctx))
+		if _, err := io.Copy(io.Discard, rc); err != nil {
+			t.Errorf("layer %d: %v", i, err)
+		}
+		rc.Close()
+	}
+	return got
+}
+
+func TestArchivesGoRound(t *testing.T) {
+	s, names := sample(t)
+	for _, c := range []struct {
+		opts  WriteOptions
+		layer string
+	}{
+		{WriteOptions{}, v1.MediaTypeImageLayerGzip},
+		{WriteOptions{Compression: Gzip, Level: 1}, v1.MediaTypeImageLayerGzip},
+		{WriteOptions{Compression: Zstd}, v1.MediaTypeImageLayerZstd},
+		{WriteOptions{Compression: Uncompressed}, v1.MediaTypeImageLayer},
+		{WriteOptions{Docker: true}, DockerLayerGzip},
+	} {
+		t.Run(fmt.Sprintf("oci %+v", c.opts), func(t *testing.T) {
+			var b, again bytes.Buffer
+			must[[]Tagged](t)(s.WriteOCI(ctx, &b, names, c.opts))
+			must[[]Tagged](t)(s.WriteOCI(ctx, &again, names, c.opts))
+			if !bytes.Equal(b.Bytes(), again.Bytes()) {
+				t.Error("the same images made two archives")
+			}
+			fresh := testStore(t)
+			got := must[[]Tagged](t)(fresh.ReadArchiveFrom(ctx, &b))
+			if len(got) != 2 || got[0].Name != names[0].Name || got[1].Name != names[1].Name {
+				t.Fatalf("names %v", got)
+			}
+			im := sameImage(t, fresh, got[0].Descriptor, s, names[0].Descriptor)
+			if kind := im.Layers()[0].Descriptor.MediaType; kind != c.layer {
+				t.Errorf("layers are %s", kind)
+			}
+			for _, n := range got {
+				if err := fresh.Tag(n.Name, n.Descriptor); err != nil {
+					t.Error(err)
+				}
+			}
+			wholesome(t, fresh)
+
+			// As a directory, twice: the second time nothing changes.
+			dir := t.TempDir()
+			for range 2 {
+				must[[]Tagged](t)(s.WriteOCIDir(ctx, dir, names, c.opts))
+			}
+			got = must[[]Tagged](t)(testStore(t).ReadArchive(ctx, dir))
+			if len(got) != 2 || got[0].Descriptor.Digest != im.Descriptor().Digest {
+				t.Errorf("directory: %v", got)
+			}
+			// And forced back to no compression: the same manifest as at first, but for docker's types.
+			var plain bytes.Buffer
+			must[[]Tagged](t)(fresh.WriteOCI(ctx, &plain, []Tagged{{"x", im.Descriptor()}}, WriteOptions{Compression: Uncompressed, ForceCompression: true}))
+			got = must[[]Tagged](t)(testStore(t).ReadArchiveFrom(ctx, &plain))
+			if !c.opts.Docker && got[0].Descriptor.Digest != names[0].Descriptor.Digest {
+				t.Errorf("uncompressed again: %s, was %s", got[0].Descriptor.Digest, names[0].Descriptor.Digest)
+			}
+		})
+	}
+	t.Run("docker", func(t *testing.T) {
+		var b bytes.Buffer
+		if err := s.WriteDocker(ctx, &b, names, nil); err != nil {
+			t.Fatal(err)
+		}
+		raw := b.Bytes()
+		for name, packed := range map[string][]byte{"plain": raw, "gzip": gz(raw), "zstd": zst(t, raw)} {
+			fresh := testStore(t)
+			got, err := fresh.ReadArchiveFrom(ctx, bytes.NewReader(packed))
+			if err != nil || len(got) != 2 || got[0].Name != names[0].Name {
+				t.Fatalf("%s: %v, %v", name, got, err)
+			}
+			sameImage(t, fresh, got[0].Descriptor, s, names[0].Descriptor)
+		}
+		// Only manifest.json, as podman and old dockers write it.
+		old := rewriteTar(t, raw, func(h *tar.Header) bool { return h.Name != "index.json" && h.Name != "oci-layout" })
+		fresh := testStore(t)
+		got := must[[]Tagged](t)(fresh.ReadArchiveFrom(ctx, bytes.NewReader(old)))
+		if len(got) != 2 || got[1].Name != names[1].Name {
+			t.Fatalf("got %v", got)
+		}
+		sameImage(t, fresh, got[0].Descriptor, s, names[0].Descriptor)
+	})
+}
+
+// The first dockers to have manifest.json named layers by directory, wrote one that
+// occurs twice as a link, and kept others compressed.
+func TestOldDockerArchive(t *testing.T) {
+	one, two := layerTar(1, 100), layerTar(2, 100)
+	config := fmt.Sprintf(`{"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":[%q,%q,%q]}}`,
+		digest.FromBytes(one), digest.FromBytes(two), digest.FromBytes(one))
+	archive := makeTar(t,
+		entry{name: "aaa/VERSION", content: "1.0"},
+		entry{name: "aaa/layer.tar", content: string(one)},
+		entry{name: "bbb/layer.tar", content: string(gz(two))},
+		entry{name: "ccc/layer.tar", link: "../aaa/layer.tar", kind: tar.TypeSymlink},
+		entry{name: "./config.json", content: config},
+		entry{name: "manifest.json", content: `[{"Config":"config.json","RepoTags":null,"Layers":["aaa/layer.tar","bbb/layer.tar","ccc/layer.tar"]}]`},
+	)
+	s := testStore(t)
+	got := must[[]Tagged](t)(s.ReadArchiveFrom(ctx, bytes.NewReader(archive)))
+	if len(got) != 1 || got[0].Name != "" {
+		t.Fatalf("got %v", got)
+	}
+	im := must[*Image](t)(s.Image(ctx, got[0].Descriptor, nil))
+	if im.ID() != digest.FromString(config) || im.Layers()[1].Descriptor.MediaType != v1.MediaTypeImageLayerGzip {
+		t.Errorf("%+v", im.Manifest())
+	}
+	if err := s.Tag("", got[0].Descriptor); err != nil {
+		t.Error(err)
+	}
+	wholesome(t, s)
+}
+
+type entry struct {
+	name, content, link string
+	kind                byte
+}
+
+func makeTar(t testing.TB, entries ...entry) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, e := range entries {
+		if e.kind == 0 {
+			e.kind = tar.TypeReg
+		}
+		h := &tar.Header{Typeflag: e.kind, Name: e.name, Linkname: e.link, Size: int64(len(e.content)), Mode: 0o644}
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(w, e.content)
+	}
+	w.Close()
+	return b.Bytes()
+}
+
+func rewriteTar(t *testing.T, raw []byte, keep func(*tar.Header) bool) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	r, w := tar.NewReader(bytes.NewReader(raw)), tar.NewWriter(&b)
+	for {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if keep(h) {
+			w.WriteHeader(h)
+			io.Copy(w, r)
+		}
+	}
+	w.Close()
+	return b.Bytes()
+}
+
+func gz(raw []byte) []byte {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	z.Write(raw)
+	z.Close()
+	return b.Bytes()
+}
+
+func zst(t testing.TB, raw []byte) []byte {
+	var b bytes.Buffer
+	z := must[*zstd.Encoder](t)(zstd.NewWriter(&b))
+	z.Write(raw)
+	z.Close()
+	return b.Bytes()
+}
+
+func TestHostileArchives(t *testing.T) {
+	layout := entry{name: "oci-layout", content: layoutFile}
+	index := func(d string) entry {
+		return entry{name: "index.json", content: `{"schemaVersion":2,"manifests":[` + d + `]}`}
+	}
+	descriptor := func(kind, dgst string, size int) string {
+		return fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":%d}`, kind, dgst, size)
+	}
+	blob := func(content string) entry {
+		return entry{name: "blobs/sha256/" + digest.FromString(content).Encoded(), content: content}
+	}
+	layer := string(layerTar(1, 10))
+	config := `{"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":["` + digest.FromString(layer).String() + `"]}}`
+	manifest := func(l string) string {
+		return fmt.Sprintf(`{"schemaVersion":2,"config":%s,"layers":[%s]}`, descriptor(v1.MediaTypeImageConfig, digest.FromString(config).String(), len(config)), l)
+	}
+	image := func(m string, more ...entry) []byte {
+		return makeTar(t, append(more, layout, blob(config), blob(m), index(descriptor(v1.MediaTypeImageManifest, digest.FromString(m).String(), len(m))))...)
+	}
+	good := manifest(descriptor(v1.MediaTypeImageLayer, digest.FromString(layer).String(), len(layer)))
+	sparse := func() []byte { // 1 TiB of holes
+		raw := makeTar(t, entry{name: "x", content: ""})
+		copy(raw[156:], "S")
+		copy(raw[483:], "000000000000")
+		copy(raw[483:495], []byte{0x80, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0})
+		fixChecksum(raw[:512])
+		return raw
+	}
+	if got, err := testStore(t).ReadArchiveFrom(ctx, bytes.NewReader(image(good, blob(layer)))); err != nil || len(got) != 1 {
+		t.Fatalf("the image that the others are made from: %v", err)
+	}
+	cases := map[string][]byte{
+		"empty":                      nil,
+		"not a tar":                  []byte(strings.Repeat("x", 2000)),
+		"a tar of something":         makeTar(t, entry{name: "etc/passwd", content: "x"}),
+		"climbing entry":             makeTar(t, entry{name: "../../x", content: "x"}),
+		"climbing in the middle":     makeTar(t, entry{name: "a/../../b", content: "x"}),
+		"absolute entry":             makeTar(t, entry{name: "/etc/cron.d/x", content: "x"}),
+		"long name":                  makeTar(t, entry{name: strings.Repeat("a/", 5000) + "x", content: "x"}),
+		"blob with a bad digest":     makeTar(t, entry{name: "blobs/sha256/..", content: "x"}),
+		"blob of another digest":     image(good, entry{name: blob(layer).name, content: "other"}),
+		"missing layer":              image(good),
+		"layer outside":              makeTar(t, entry{name: "l", link: "../../etc/passwd", kind: tar.TypeSymlink}),
+		"device":                     makeTar(t, entry{name: "d", kind: tar.TypeChar}),
+		"two indexes":                makeTar(t, layout, index(""), index("")),
+		"index with a bad digest":    makeTar(t, layout, index(descriptor(v1.MediaTypeImageManifest, "sha256:../../x", 1))),
+		"foreign layer":              image(manifest(descriptor("application/vnd.oci.image.layer.nondistributable.v1.tar", digest.FromString(layer).String(), len(layer))), blob(layer)),
+		"more layers than DiffIDs":   image(manifest(strings.Repeat(descriptor(v1.MediaTypeImageLayer, digest.FromString(layer).String(), len(layer))+",", 2)+descriptor(v1.MediaTypeImageLayer, digest.FromString(layer).String(), len(layer))), blob(layer)),
+		"wrong size":                 image(manifest(descriptor(v1.MediaTypeImageLayer, digest.FromString(layer).String(), len(layer)-1)), blob(layer)),
+		"manifest called an index":   makeTar(t, layout, blob(config), blob(layer), blob(good), index(descriptor(v1.MediaTypeImageIndex, digest.FromString(good).String(), len(good)))),
+		"huge index.json":            makeTar(t, layout, entry{name: "index.json", content: `{"schemaVersion":2,"x":"` + strings.Repeat("x", maxArchiveNames) + `"}`}),
+		"other layout version":       makeTar(t, entry{name: "oci-layout", content: `{"imageLayoutVersion":"9"}`}, index("")),
+		"docker, config missing":     makeTar(t, entry{name: "manifest.json", content: `[{"Config":"c","Layers":[]}]`}),
+		"docker, config outside":     makeTar(t, entry{name: "manifest.json", content: `[{"Config":"../../etc/passwd","Layers":[]}]`}),
+		"docker, wrong layer":        makeTar(t, entry{name: "c", content: config}, entry{name: "l", content: "x"}, entry{name: "manifest.json", content: `[{"Config":"c","Layers":["l"]}]`}),
+		"docker, links in a ring":    makeTar(t, entry{name: "a", link: "b", kind: tar.TypeSymlink}, entry{name: "b", link: "a", kind: tar.TypeSymlink}, entry{name: "manifest.json", content: `[{"Config":"a","Layers":[]}]`}),
+		"docker, bad name":           makeTar(t, entry{name: "c", content: `{"rootfs":{}}`}, entry{name: "manifest.json", content: `[{"Config":"c","RepoTags":["../x"],"Layers":[]}]`}),
+		"truncated gzip":             gz(image(good, blob(layer)))[:200],
+		"truncated tar":              image(good, blob(layer))[:2000],
+		"truncated zstd":             zst(t, image(good, blob(layer)))[:200],
+		"zstd with a giant window":   {0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xf8, 0, 0, 0, 0, 0, 0, 0, 0},
+		"sparse file of a terabyte":  sparse(),
+		"indexes in indexes, looped": nested(t, 5),
+	}
+	for name, raw := range cases {
+		t.Run(name, func(t *testing.T) {
+			s := testStore(t)
+			got, err := s.ReadArchiveFrom(ctx, bytes.NewReader(raw))
+			if err == nil {
+				t.Fatalf("was read as %v", got)
+			}
+			if strings.Contains(err.Error(), "panic") {
+				t.Error(err)
+			}
+			wholesome(t, s)
+			if _, err := s.PutImage(ctx, Config{}, nil, PutOptions{}); err != nil {
+				t.Errorf("the store afterwards: %v", err)
+			}
+		})
+	}
+}
+
+// nested is an index in an index in an index, depth deep.
+func nested(t *testing.T, depth int) []byte {
+	doc := `{"schemaVersion":2,"manifests":[]}`
+	entries := []entry{{name: "oci-layout", content: layoutFile}}
+	for range depth {
+		entries = append(entries, entry{name: "blobs/sha256/" + digest.FromString(doc).Encoded(), content: doc})
+		doc = fmt.Sprintf(`{"schemaVersion":2,"manifests":[{"mediaType":%q,"digest":%q,"size":%d}]}`, v1.MediaTypeImageIndex, digest.FromString(doc), len(doc))
+	}
+	return makeTar(t, append(entries, entry{name: "index.json", content: doc})...)
+}
+
+func fixChecksum(h []byte) {
+	copy(h[148:156], "        ")
+	sum := 0
+	for _, b := range h {
+		sum += int(b)
+	}
+	copy(h[148:156], fmt.Sprintf("%06o\x00 ", sum))
+}
+
+func FuzzReadArchive(f *testing.F) {
+	s, names := sample(f)
+	_ = s
+	var b bytes.Buffer
+	small := testStore(f)
+	d := built(f, small, trees{}, HostPlatform(), layerTar(1, 10))
+	if err := small.WriteDocker(ctx, &b, []Tagged{{names[0].Name, d}}, nil); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b.Bytes())
+	f.Add(gz(b.Bytes()))
+	f.Add(nested(&testing.T{}, 1))
+	dir := f.TempDir()
+	into, err := Open(dir)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		images, err := into.ReadArchiveFrom(ctx, bytes.NewReader(raw))
+		if err != nil {
+			return
+		}
+		for _, im := range images {
+			if err := into.Tag(im.Name, im.Descriptor); err != nil {
+				t.Fatalf("read but not tagged: %v", err)
+			}
+			into.Remove(im.Descriptor.Digest)
+		}
+	})
+}
+
+func TestForeignLayoutStaysInside(t *testing.T) {
+	outside := filepath.Join(t.TempDir(), "secret")
+	content := `{"schemaVersion":2,"manifests":[]}`
+	if err := os.WriteFile(outside, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	os.MkdirAll(filepath.Join(dir, "blobs", "sha256"), 0o755)
+	os.WriteFile(filepath.Join(dir, "oci-layout"), []byte(layoutFile), 0o644)
+	os.WriteFile(filepath.Join(dir, "index.json"), []byte(fmt.Sprintf(`{"schemaVersion":2,"manifests":[{"mediaType":%q,"digest":%q,"size":%d}]}`,
+		v1.MediaTypeImageIndex, digest.FromString(content), len(content))), 0o644)
+	os.Symlink(outside, filepath.Join(dir, blobPath(digest.FromString(content))))
+	if got, err := testStore(t).ReadLayout(ctx, dir, ""); err == nil {
+		t.Errorf("followed a link out of the layout: %v", got)
+	}
+	if err := exec.Command("mkfifo", filepath.Join(dir, "fifo")).Run(); err == nil {
+		os.Rename(filepath.Join(dir, "fifo"), filepath.Join(dir, "index.json"))
+		if _, err := testStore(t).ReadLayout(ctx, dir, ""); !errors.Is(err, ErrInvalid) {
+			t.Errorf("a FIFO: %v", err)
+		}
+	}
+}
+
+func TestReadLayoutByName(t *testing.T) {
+	s, names := sample(t)
+	dir := t.TempDir()
+	must[[]Tagged](t)(s.WriteOCIDir(ctx, dir, names, WriteOptions{}))
+	for name, want := range map[string]int{"": 2, "v1": 1, "latest": 1, "docker.io/library/app:v1": 1} {
+		got, err := testStore(t).ReadLayout(ctx, dir, name)
+		if err != nil || len(got) != want {
+			t.Errorf("%q: %v, %v", name, got, err)
+		}
+	}
+	if _, err := testStore(t).ReadLayout(ctx, dir, "nope"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestIndexGoesRound(t *testing.T) {
+	s, tr := testStore(t), trees{}
+	var children []v1.Descriptor
+	for i, arch := range []string{"amd64", "arm64"} {
+		p := v1.Platform{OS: "linux", Architecture: arch}
+		d := built(t, s, tr, p, layerTar(uint64(i), 1000))
+		d.Platform = &p
+		children = append(children, d)
+	}
+	statement := must[v1.Descriptor](t)(s.Put(ctx, strings.NewReader("{}"), nil))
+	statement.MediaType = "application/vnd.in-toto+json"
+	m := v1.Manifest{MediaType: v1.MediaTypeImageManifest, Config: statement, Layers: []v1.Descriptor{statement}}
+	m.SchemaVersion = 2
+	m.Config.MediaType = v1.MediaTypeImageConfig
+	att := must[v1.Descriptor](t)(s.PutManifest(ctx, m))
+	att.Platform = &v1.Platform{OS: "unknown", Architecture: "unknown"}
+	att.Annotations = map[string]string{"vnd.docker.reference.type": "attestation-manifest", annotationSubject: children[0].Digest.String()}
+	index := must[v1.Descriptor](t)(s.PutIndex(ctx, append(children, att), PutOptions{Annotations: map[string]string{"a": "b"}}))
+	if err := s.Tag("multi", index); err != nil {
+		t.Fatal(err)
+	}
+	wholesome(t, s)
+	var b bytes.Buffer
+	must[[]Tagged](t)(s.WriteOCI(ctx, &b, []Tagged{{"multi", index}}, WriteOptions{}))
+	fresh := testStore(t)
+	got := must[[]Tagged](t)(fresh.ReadArchiveFrom(ctx, &b))
+	ix := must[v1.Index](t)(fresh.Index(ctx, got[0].Descriptor))
+	if len(ix.Manifests) != 3 || ix.Annotations["a"] != "b" || ix.Manifests[2].Annotations[annotationSubject] != ix.Manifests[0].Digest.String() {
+		t.Errorf("%+v", ix)
+	}
+	arm := v1.Platform{OS: "linux", Architecture: "arm64"}
+	if im, err := fresh.Image(ctx, got[0].Descriptor, &arm); err != nil || im.Platform().Architecture != "arm64" {
+		t.Errorf("%v, %v", im, err)
+	}
+	if err := fresh.Tag("multi", got[0].Descriptor); err != nil {
+		t.Error(err)
+	}
+	wholesome(t, fresh)
+	var d bytes.Buffer
+	if err := s.WriteDocker(ctx, &d, []Tagged{{"multi", index}}, &arm); err != nil {
+		t.Error(err)
+	}
+}
+
+// skopeo and umoci read what is written here, and what they write is read.
+func TestOutsiders(t *testing.T) {
+	s, names := sample(t)
+	dir := filepath.Join(t.TempDir(), "layout")
+	must[[]Tagged](t)(s.WriteOCIDir(ctx, dir, names[:1], WriteOptions{}))
+	docker := filepath.Join(t.TempDir(), "docker.tar")
+	f := must[*os.File](t)(os.Create(docker))
+	if err := s.WriteDocker(ctx, f, names, nil); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	archive := filepath.Join(t.TempDir(), "oci.tar")
+	f = must[*os.File](t)(os.Create(archive))
+	must[[]Tagged](t)(s.WriteOCI(ctx, f, names[:1], WriteOptions{Compression: Zstd}))
+	f.Close()
+	t.Run("skopeo", func(t *testing.T) {
+		run := outsider(t, "skopeo")
+		for _, from := range []string{"oci:" + dir + ":v1", "docker-archive:" + docker + ":app:v1", "oci-archive:" + archive + ":v1"} {
+			var doc struct{ Layers []string }
+			if err := json.Unmarshal(run("inspect", from), &doc); err != nil || len(doc.Layers) != 2 {
+				t.Errorf("%s: %v, %v", from, doc, err)
+			}
+			for _, to := range []string{"oci:", "oci-archive:", "docker-archive:"} {
+				file := filepath.Join(t.TempDir(), "out")
+				name := ":latest"
+				if to == "docker-archive:" {
+					if strings.HasPrefix(from, "oci-archive:") {
+						continue // zstd, which skopeo does not put into docker's formats
+					}
+					name = ":docker.io/library/back:v2"
+				}
+				run("--insecure-policy", "copy", "-q", from, to+file+name)
+				fresh := testStore(t)
+				got, err := fresh.ReadArchive(ctx, file)
+				if err != nil || len(got) != 1 {
+					t.Errorf("%s → %s: %v, %v", from, to, got, err)
+					continue
+				}
+				if to == "docker-archive:" && got[0].Name != "docker.io/library/back:v2" {
+					t.Errorf("name %q", got[0].Name)
+				}
+				if strings.HasPrefix(from, "docker") == strings.HasPrefix(to, "docker") { // else skopeo writes the config anew
+					sameImage(t, fresh, got[0].Descriptor, s, names[0].Descriptor)
+				}
+			}
+		}
+		// The store itself is a layout: a compressed or pulled image in it can be read as it stands.
+		fresh := testStore(t)
+		got := must[[]Tagged](t)(fresh.ReadArchive(ctx, dir))
+		if err := fresh.Tag(got[0].Name, got[0].Descriptor); err != nil {
+			t.Fatal(err)
+		}
+		run("inspect", "oci:"+fresh.Dir()+":v1")
+	})
+	t.Run("umoci", func(t *testing.T) {
+		run := outsider(t, "umoci")
+		bundle := filepath.Join(t.TempDir(), "bundle")
+		run("unpack", "--rootless", "--image", dir+":v1", bundle)
+		if _, err := os.Stat(filepath.Join(bundle, "rootfs", "file-1")); err != nil {
+			t.Error(err)
+		}
+		run("gc", "--layout", dir)
+		run("stat", "--image", dir+":v1")
+	})
+}
+
+// outsider runs a program that the machine may have.
+func outsider(t *testing.T, name string) func(args ...string) []byte {
+	t.Helper()
+	if _, err := exec.LookPath(name); err != nil {
+		t.Skip(err)
+	}
+	return func(args ...string) []byte {
+		t.Helper()
+		cmd := exec.Command(name, args...)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, stderr.Bytes())
+		}
+		return out
+	}
+}
