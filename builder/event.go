@@ -21,7 +21,7 @@ type Event struct {
 	Stderr bool   // Log: which of the two it wrote to
 	Status string // Status: what part is at work: "layer sha256:…"
 	Done   int64  // Status: bytes so far
-	Total  int64  // Status: bytes expected, 0 unknown
+	Total  int64  // Status: bytes expected; 0: it is no matter of bytes, and done
 	Err    error  // Ended: nil when it went well
 }
 

@@ -107,10 +107,7 @@ func (r *runStep) spec(root *os.File) (*container.Spec, error) {
 	if err := MakeDirs(root, n.Dir, 0, 0); err != nil {
 		return nil, fmt.Errorf("WORKDIR %s: %w", n.Dir, err)
 	}
-	spec, err := container.DefaultSpec(container.Namespaces{Net: r.network() == "none", Cgroup: true})
-	if err != nil {
-		return nil, err
-	}
+	spec := container.DefaultSpec(container.Namespaces{Net: r.network() == "none", Cgroup: true})
 	etc, err := r.etcFiles()
 	if err != nil {
 		return nil, err

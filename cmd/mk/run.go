@@ -171,10 +171,8 @@ func (f *runFlags) spec(img *image.Image, root *os.File, entrypointSet bool, arg
 	default:
 		return nil, fmt.Errorf("--network %s: want host or none", f.network)
 	}
-	spec, err := container.DefaultSpec(container.Namespaces{Net: f.network == "none", Cgroup: true})
-	if err != nil {
-		return nil, err
-	}
+	var err error
+	spec := container.DefaultSpec(container.Namespaces{Net: f.network == "none", Cgroup: true})
 	if spec.Caps, err = container.ParseCaps(f.capAdd, f.capDrop); err != nil {
 		return nil, err
 	}
