@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -60,7 +61,9 @@ func (s *Store) Check(ctx context.Context) []Problem {
 		entries, err := os.ReadDir(s.path(kind, "sha256"))
 		add("", kind, err)
 		for _, e := range entries {
-			add("", kind+"/"+e.Name(), s.checkRecord(kind, e.Name()))
+			if !strings.HasPrefix(e.Name(), tempPrefix) {
+				add("", kind+"/"+e.Name(), s.checkRecord(kind, e.Name()))
+			}
 		}
 	}
 	if err := ctx.Err(); err != nil {
@@ -76,9 +79,9 @@ func (s *Snapshot) checkOwners() error {
 		return err
 	}
 	for _, p := range t.Paths() {
-		if has, err := hasPath(s.tree(), p); err != nil {
+		if says, err := look(s.tree(), p); err != nil {
 			return err
-		} else if !has {
+		} else if says != present {
 			return fmt.Errorf("%q: %w", p, fs.ErrNotExist)
 		}
 	}

@@ -109,6 +109,12 @@ func waitForLock(ctx context.Context, dir *os.File) error {
 // record writes the digests down: first the look-up records, which are true
 // whatever happens next, then the file whose rename is the commit point.
 func (s *Snapshot) record(d Digests) error {
+	// Remove takes what is half written for garbage.
+	unlock, err := s.store.lock(unix.LOCK_SH)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if s.meta.layer == "" { // see SetLayer: other bytes than WriteLayer's
 		if err := s.store.writeRecord("diffids", d.DiffID, s.id); err != nil {
 			return err

@@ -152,8 +152,12 @@ func (d *Draft) commit() (*Snapshot, error) {
 			return nil, err
 		}
 	}
-	if d.store.remember {
-		if err := inheritOwners(d.Upper(), parent, d.owners); err != nil {
+	if d.mounts > 0 { // a step ran: what it removed, and what overlay copied up
+		err := pruneOwners(d.Upper(), d.owners)
+		if err == nil {
+			err = inheritOwners(d.Upper(), parent, d.owners)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("owners: %w", err)
 		}
 	}

@@ -20,9 +20,46 @@ import (
 // garbage: the caller holds the exclusive lock of mk's root, while whoever
 // builds or reads holds it shared.
 func (s *Store) Remove(keep func(ID) bool) (removed int, bytes int64, err error) {
+	dead, err := s.condemn(keep)
+	if err != nil {
+		return 0, 0, fmt.Errorf("remove snapshots: %w", err)
+	}
+	// From here on the store may be used again: what is dead stays dead.
+	for _, dir := range dead {
+		n, ok, err := bury(dir)
+		bytes += n
+		if err != nil {
+			return removed, bytes, fmt.Errorf("remove snapshots: %w", err)
+		}
+		if ok {
+			removed++
+		}
+	}
+	return removed, bytes, nil
+}
+
+// bury removes the directory of a dead draft, unless another Remove is at it.
+func bury(dir string) (bytes int64, ok bool, err error) {
+	f, err := os.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, false, nil
+	} else if err != nil {
+		return 0, false, err
+	}
+	defer f.Close()
+	if err := flock(f, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return 0, false, nil
+	}
+	bytes, err = removeCounting(dir)
+	return bytes, err == nil, err
+}
+
+// condemn decides what goes, takes it out of everybody's sight, and lists the
+// directories that are to be removed.
+func (s *Store) condemn(keep func(ID) bool) (dead []string, err error) {
 	unlock, err := s.lock(unix.LOCK_EX)
 	if err != nil {
-		return 0, 0, err
+		return nil, err
 	}
 	defer unlock()
 	needed := make(map[ID]bool)
@@ -39,18 +76,17 @@ func (s *Store) Remove(keep func(ID) bool) (removed int, bytes int64, err error)
 		}
 		return nil
 	}
-	dead, err := s.deadDrafts(need)
-	if err != nil {
-		return 0, 0, err
+	if dead, err = s.deadDrafts(need); err != nil {
+		return nil, err
 	}
 	ids, err := s.Snapshots()
 	if err != nil {
-		return 0, 0, err
+		return nil, err
 	}
 	for _, id := range ids {
 		if keep(id) {
 			if err := need(id); err != nil {
-				return 0, 0, err
+				return nil, err
 			}
 		}
 	}
@@ -61,29 +97,21 @@ func (s *Store) Remove(keep func(ID) bool) (removed int, bytes int64, err error)
 		}
 	}
 	if err := s.dropRecords(ids, needed); err != nil {
-		return 0, 0, err
+		return nil, err
 	}
 	for _, id := range childrenFirst(s, garbage) {
 		// By a rename a snapshot becomes a draft of nobody: should we die here,
 		// the next Remove goes on, and no half of a snapshot is ever seen.
 		draft := s.path("drafts", string(id))
 		if err := os.Rename(s.path("snapshots", string(id)), draft); err != nil {
-			return removed, bytes, fmt.Errorf("remove snapshot: %w", err)
+			return nil, err
 		}
 		s.mu.Lock()
 		delete(s.known, id)
 		s.mu.Unlock()
 		dead = append(dead, draft)
 	}
-	for _, dir := range dead {
-		n, err := removeCounting(dir)
-		bytes += n
-		if err != nil {
-			return removed, bytes, fmt.Errorf("remove snapshot: %w", err)
-		}
-		removed++
-	}
-	return removed, bytes, nil
+	return dead, nil
 }
 
 // deadDrafts lists the directories of drafts whose lock is free, and calls need
@@ -177,7 +205,7 @@ func (s *Store) dropRecords(ids []ID, needed map[ID]bool) error {
 		}
 		for _, e := range entries {
 			p := s.path(kind, "sha256", e.Name())
-			id, err := readRecord(p)
+			id, err := readRecord(p) // an error: half written by the dead
 			if err == nil && needed[id] {
 				continue
 			}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -13,13 +14,29 @@ import (
 type tableOnce struct {
 	once sync.Once
 	t    *Owners
+	any  bool // it has entries, or an ancestor's has
 	err  error
 }
 
 // table reads the owners table once.
 func (s *Snapshot) table() (*Owners, error) {
-	s.owners.once.Do(func() { s.owners.t, s.owners.err = s.Owners() })
-	return s.owners.t, s.owners.err
+	c := &s.owners
+	c.once.Do(func() {
+		if c.t, c.err = s.Owners(); c.err != nil {
+			return
+		}
+		if c.any = c.t.Len() > 0; !c.any && s.parent != nil {
+			c.any, c.err = s.parent.remembers()
+		}
+	})
+	return c.t, c.err
+}
+
+// remembers tells whether the snapshot or an ancestor has an owners table with
+// something in it.
+func (s *Snapshot) remembers() (bool, error) {
+	_, err := s.table()
+	return s.owners.any, err
 }
 
 // Owner returns what is remembered for the file that the whole stack shows at p,
@@ -28,55 +45,78 @@ func (s *Snapshot) Owner(p string) (o Owner, ok bool, err error) {
 	p = cleanPath(p)
 	for l := s; l != nil; l = l.parent {
 		t, err := l.table()
-		if err != nil {
+		if err != nil || !l.owners.any {
 			return Owner{}, false, err
 		}
 		if o, ok := t.lookup(p); ok {
 			return o, true, nil
 		}
-		// The topmost layer that has the file is the one whose word counts.
-		has, err := hasPath(l.tree(), p)
-		if err != nil || has {
+		// The topmost layer that has the file, or hides it, has the last word.
+		says, err := look(l.tree(), p)
+		if err != nil || says != nothing {
 			return Owner{}, false, err
 		}
 	}
 	return Owner{}, false, nil
 }
 
-// hasPath tells whether the tree has something at p, symlinks not followed.
-func hasPath(tree, p string) (bool, error) {
-	root, err := openAt(unix.AT_FDCWD, tree, oLook, 0)
+// view is what an upper directory says of a path.
+type view byte
+
+const (
+	nothing view = iota // what is below shines through
+	present             // there it is
+	hidden              // whatever is below is not to be seen
+)
+
+// look tells what the tree says of p, symlinks not followed.
+func look(tree, p string) (view, error) {
+	dir, err := openAt(unix.AT_FDCWD, tree, oDir, 0)
 	if err != nil {
-		return false, &os.PathError{Op: "open", Path: tree, Err: err}
+		return nothing, &os.PathError{Op: "open", Path: tree, Err: err}
 	}
-	defer unix.Close(root)
-	fd, err := unix.Openat2(root, p, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
-	})
-	switch err {
-	case nil:
-		unix.Close(fd)
-		return true, nil
-	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP:
-		return false, nil
+	defer func() { unix.Close(dir) }()
+	missing := nothing
+	for rest := p; ; {
+		var name string
+		name, rest, _ = strings.Cut(rest, "/")
+		st, err := statAt(dir, name)
+		switch {
+		case err == unix.ENOENT:
+			return missing, nil
+		case err != nil:
+			return nothing, &fs.PathError{Op: "look up", Path: p, Err: err}
+		case isWhiteout(&st):
+			return hidden, nil
+		case rest == "":
+			return present, nil
+		case !isDir(&st):
+			return hidden, nil
+		}
+		next, err := openAt(dir, name, oDir, 0)
+		if err != nil {
+			return nothing, &fs.PathError{Op: "look up", Path: p, Err: err}
+		}
+		unix.Close(dir)
+		if dir = next; isOpaque(dir) {
+			missing = hidden
+		}
 	}
-	return false, &fs.PathError{Op: "look up", Path: p, Err: err}
 }
 
-// remembers tells whether the snapshot or an ancestor has an owners table with
-// something in it.
-func (s *Snapshot) remembers() (bool, error) {
-	for l := s; l != nil; l = l.parent {
-		t, err := l.table()
-		if err != nil {
-			return false, err
-		}
-		if t.Len() > 0 {
-			return true, nil
+// pruneOwners removes from the table what the upper directory does not have.
+func pruneOwners(upper string, t *Owners) error {
+	if t.Len() == 0 {
+		return nil
+	}
+	for _, p := range t.Paths() {
+		if says, err := look(upper, p); err != nil {
+			return err
+		} else if says != present {
+			t.forget(p)
 		}
 	}
-	return false, nil
+	return nil
 }
 
 // inheritOwners completes the table of a draft: a file or directory that overlay

@@ -148,22 +148,30 @@ func contextError(ctx *os.File, err error) error {
 // mountByOptions does the same with mount(2), whose options must fit in a page.
 //
 // It runs on a thread of its own that is never given back: the thread takes a
-// private mount namespace, where the scratch mount cannot be seen by anybody and
-// ends with the thread, and a working directory of its own, /proc/self/fd, where
-// each layer is a number of a few digits.
-func mountByOptions(k stack) (*os.File, error) {
-	type result struct {
-		f   *os.File
-		err error
-	}
-	done := make(chan result)
+// private mount namespace, where nobody can see the scratch mount, and which
+// ends with it, and a working directory of its own, /proc/self/fd, where each
+// layer is a number of a few digits.
+func mountByOptions(k stack) (f *os.File, err error) {
+	onOwnThread(func() { f, err = mountInOwnNamespace(k) })
+	return f, err
+}
+
+// onOwnThread calls f on a thread that ends afterwards, whatever f did to it.
+func onOwnThread(f func()) {
+	done := make(chan struct{})
 	go func() {
+		defer close(done)
 		runtime.LockOSThread() // and no unlock: the thread ends with the goroutine
-		f, err := mountInOwnNamespace(k)
-		done <- result{f, err}
+		if unix.Gettid() == unix.Getpid() {
+			// All but the first one, which Go keeps for ever. It is ours until
+			// another has done the work.
+			onOwnThread(f)
+			runtime.UnlockOSThread()
+			return
+		}
+		f()
 	}()
-	r := <-done
-	return r.f, r.err
+	<-done
 }
 
 func mountInOwnNamespace(k stack) (*os.File, error) {
@@ -219,6 +227,7 @@ func mountInOwnNamespace(k stack) (*os.File, error) {
 	if err := unix.Mount("overlay", scratch, "overlay", flags, options); err != nil {
 		return nil, fmt.Errorf("%s: %w", options, err)
 	}
+	defer unix.Unmount(scratch, unix.MNT_DETACH)
 	fd, err := unix.OpenTree(unix.AT_FDCWD, scratch, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("open_tree: %w", err)

@@ -142,10 +142,14 @@ func readFields(path, header string, line func([]string) error) error {
 	return nil
 }
 
+// tempPrefix begins the names of files being written. Of a process that died one
+// may stay: Remove takes it, in a look-up directory or with its snapshot.
+const tempPrefix = ".new-"
+
 // writeAtomic makes text the content of path. The rename is the commit point;
 // two writers may race, and one of the two texts stays.
 func writeAtomic(path string, text []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	f, err := os.CreateTemp(filepath.Dir(path), tempPrefix+"*")
 	if err != nil {
 		return err
 	}

@@ -74,7 +74,55 @@ func (a *applier) hideAll(at *place) error {
 	}
 	unix.Close(at.lower)
 	at.lower, at.changed = -1, true
-	return setOpaque(at.upper)
+	if err := setOpaque(at.upper); err != nil {
+		return err
+	}
+	return dropWhiteouts(at.upper)
+}
+
+// dropWhiteouts removes the whiteouts in a directory that has become opaque, and
+// deeper. They hide nothing any more; and overlay, which never has them there,
+// would list their names.
+func dropWhiteouts(dir int) error {
+	d, err := openAt(dir, ".", oDir, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(d)
+	names, err := readNames(d)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		st, err := statAt(d, name)
+		if err != nil {
+			return err
+		}
+		if isWhiteout(&st) {
+			err = unix.Unlinkat(d, name, 0)
+		} else if isDir(&st) {
+			err = dropWhiteoutsBelow(d, name, &st)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func dropWhiteoutsBelow(dir int, name string, st *unix.Stat_t) error {
+	fd, err := openAt(dir, name, oDir, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if isOpaque(fd) {
+		return nil // has none
+	}
+	if err := dropWhiteouts(fd); err != nil {
+		return err
+	}
+	return setTime(fd, ".", st.Mtim)
 }
 
 // dropCopied removes from upper what was copied up at p or below it.
