@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"mk/recipe"
 	"mk/snapshot"
 )
 
@@ -71,11 +70,11 @@ var errChanged = errors.New("the file changed while it was being copied")
 func (s *Selection) CopyTo(ctx context.Context, into CopyInto) error {
 	c := &copier{sel: s, into: into, jobs: make(chan copyJob, maxHashJobs), links: make(map[[2]uint64]string), batch: make(map[string]bool)}
 	if into.Chmod != "" {
-		chmod, err := recipe.ParseChmod(into.Chmod)
+		chmod, err := parseFileMode(into.Chmod)
 		if err != nil {
 			return err
 		}
-		c.chmod = &chmod
+		c.chmod = chmod
 	}
 	c.dest = path.Clean("/" + into.Dest)
 	c.destDir = c.dest == "/" || strings.HasSuffix(into.Dest, "/") || strings.HasSuffix(into.Dest, "/.")
@@ -104,7 +103,7 @@ type copier struct {
 	cancel  context.CancelCauseFunc
 	sel     *Selection
 	into    CopyInto
-	chmod   *recipe.Chmod
+	chmod   *fileMode
 	dest    string // clean
 	destDir bool   // Dest must be a directory
 

@@ -22,6 +22,7 @@ import (
 // "l -> target", "h == f" (hardlink), "s socket", "p fifo".
 func tree(t testing.TB, dir string, files ...string) string {
 	t.Helper()
+	defer unix.Umask(unix.Umask(0o022))
 	var dirs []string
 	for _, line := range files {
 		name, rest, _ := strings.Cut(line, " ")
@@ -262,8 +263,8 @@ var copyTests = []copyTest{
 	{name: "chmod 0", context: []string{"foo 0600 x"}, copies: []string{"--chmod=0 foo /f"}, want: []string{"f 0000 x"}},
 	{name: "chmod of a tree", context: []string{"d/a 0600 x", "d/s/ 0700", "d/s/b 0640 y", "d/l -> a"}, copies: []string{"--chmod=4711 d /d"},
 		want: []string{"d/ 0711", "d/a 4711 x", "d/l -> a", "d/s/ 4711", "d/s/b 4711 y"}},
-	{name: "symbolic chmod", context: []string{"file 0666 x", "dirs/d/ 0124"}, copies: []string{"--chmod=go-w file /f1", "--chmod=u=rw,g=r,o=r file /f2", "--chmod=a+X file /f3", "--chmod=a+X dirs /"},
-		want: []string{"d/ 0135", "f1 0644 x", "f2 0644 x", "f3 0666 x"}},
+	{name: "symbolic chmod", context: []string{"file 0666 x", "dirs/d/ 0524"}, copies: []string{"--chmod=go-w file /f1", "--chmod=u=rw,g=r,o=r file /f2", "--chmod=a+X file /f3", "--chmod=a+X dirs /"},
+		want: []string{"d/ 0535", "f1 0644 x", "f2 0644 x", "f3 0666 x"}},
 	{name: "bad chmod", context: []string{"foo 0600 x"}, copies: []string{"--chmod=64a foo /f"}, err: "invalid chmod parameter: '64a'. it should be octal string and between 0 and 07777"},
 
 	// --parents

@@ -1,7 +1,9 @@
 package builder
 
 import (
+	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"unsafe"
@@ -84,8 +86,8 @@ func (w *copyWorker) writeFrom(out int, r io.Reader, e *fileEntry) error {
 	for off := int64(0); ; {
 		n, err := io.ReadFull(r, w.buf)
 		h.Write(w.buf[:n])
-		if err := pwriteFull(out, w.buf[:n], off); err != nil {
-			return err
+		if werr := writePiece(out, w.buf[:n], off); werr != nil {
+			return werr
 		}
 		off += int64(n)
 		if err == io.EOF || err == io.ErrUnexpectedEOF {
@@ -177,6 +179,28 @@ func (w *copyWorker) transferRange(in, out int, from, to int64) error {
 		from += int64(n)
 	}
 	return nil
+}
+
+// holePiece is the smallest run of zeros that is worth a hole, in bytes.
+const holePiece = 64 << 10
+
+// writePiece writes p at off, at the end of the file, or makes a hole there if
+// that does as well.
+func writePiece(fd int, p []byte, off int64) error {
+	if len(p) >= holePiece && allZero(p) {
+		return unix.Ftruncate(fd, off+int64(len(p)))
+	}
+	return pwriteFull(fd, p, off)
+}
+
+func allZero(p []byte) bool {
+	for len(p) >= 8 {
+		if binary.NativeEndian.Uint64(p) != 0 {
+			return false
+		}
+		p = p[8:]
+	}
+	return bytes.Count(p, []byte{0}) == len(p)
 }
 
 func pwriteFull(fd int, p []byte, off int64) error {

@@ -170,7 +170,7 @@ func compilePattern(p string) (func(string) bool, error) {
 	}
 	anywhere := strings.HasPrefix(p, "**/")
 	head, tail, ok := strings.Cut(strings.TrimPrefix(p, "**/"), "*")
-	if ok && !strings.ContainsAny(head+tail, `*?[]\^`) && !(anywhere && strings.Contains(head+tail, "/")) {
+	if ok && !strings.ContainsAny(head+tail, `*?[]\^|{}`) && !(anywhere && strings.Contains(head+tail, "/")) {
 		return func(s string) bool {
 			if anywhere {
 				s = s[strings.LastIndexByte(s, '/')+1:]
@@ -198,7 +198,7 @@ func compilePattern(p string) (func(string) bool, error) {
 			re.WriteString("[^/]*")
 		case c == '?':
 			re.WriteString("[^/]")
-		case strings.ContainsRune(".+()|{}$", c):
+		case strings.ContainsRune(".+()$", c): // moby means to quote |, { and } too, and does not
 			re.WriteString(`\` + string(c))
 		case c == '\\' && len(r) > 1:
 			r = r[1:]

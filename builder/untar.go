@@ -5,7 +5,6 @@ import (
 	"bufio"
 	"bytes"
 	"compress/bzip2"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -18,8 +17,6 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
 	"golang.org/x/sys/unix"
-
-	"mk/recipe"
 )
 
 // ADD's own idea of an archive: what begins with a tar header, maybe after
@@ -143,7 +140,7 @@ type untar struct {
 // extract makes the entries of an archive below Dest. --chmod is not for them,
 // as in BuildKit.
 func (c *copier) extract(archive *tar.Reader, hdr *tar.Header) error {
-	defer func(chmod *recipe.Chmod) { c.chmod = chmod }(c.chmod)
+	defer func(chmod *fileMode) { c.chmod = chmod }(c.chmod)
 	c.chmod = nil
 	base, err := c.openDest()
 	if err != nil {
@@ -332,31 +329,15 @@ func (u *untar) file(archive io.Reader, size int64, dst copyDir, name string, m 
 		if _, err := io.ReadFull(archive, b); err != nil {
 			return err
 		}
-		off += int64(len(b))
-		if len(b) == len(u.buf) && allZero(b) {
-			// A hole, whether the archive has one here or not.
-			err = unix.Ftruncate(out, off)
-		} else {
-			err = pwriteFull(out, b, off-int64(len(b)))
-		}
-		if err != nil {
+		if err := writePiece(out, b, off); err != nil {
 			return err
 		}
+		off += int64(len(b))
 		if err := u.ctx.Err(); err != nil {
 			return err
 		}
 	}
 	return u.setMeta(out, joinPath(dst.path, name), m)
-}
-
-func allZero(b []byte) bool {
-	for len(b) >= 8 {
-		if binary.NativeEndian.Uint64(b) != 0 {
-			return false
-		}
-		b = b[8:]
-	}
-	return bytes.Count(b, []byte{0}) == len(b)
 }
 
 // link makes a member that is a hardlink: its target is a member too, so it is
