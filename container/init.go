@@ -33,6 +33,12 @@ func run() error {
 	}
 	spec := o.Spec
 
+	// "6" is what the kernel took for a name.
+	if comm, err := os.OpenFile("/proc/self/comm", os.O_WRONLY, 0); err == nil {
+		comm.WriteString(userns.InitName)
+		comm.Close()
+	}
+
 	// Where: the mounts of stage inside, with the new root beside them. The outer /proc, /sys
 	// and /dev are needed: fresh ones may be mounted only while these can be seen.
 	if err := namesOf(spec); err != nil {

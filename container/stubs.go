@@ -17,14 +17,14 @@ import (
 //
 // The container's root user had the tree meanwhile and may have moved directories and put symlinks
 // in their place (CVE-2024-23652). Therefore each stub is kept as the open directory that it is
-// in, its name there, and its inode, and goes only if that name is still that inode, empty.
+// in, its name there, and itself, open, and goes only if that name is still that file, empty. It is
+// kept open because the number of an inode that is gone may be given to the next one.
 type stubs []stub
 
 type stub struct {
 	parent int // O_PATH
 	name   string
-	dev    uint64
-	ino    uint64
+	self   int // O_PATH; -1 while it is being made
 }
 
 // makeStubs makes the mount points of a plan that are not inside of an earlier mount. On error
@@ -51,24 +51,26 @@ func makeStubs(root *os.File, mounts []Mount, isDir func(i int) bool) (_ stubs, 
 			if err != nil {
 				return err
 			}
-			made = append(made, stub{parent: keep, name: name})
+			made = append(made, stub{parent: keep, name: name, self: -1})
 			before = append(before, st)
 			return nil
 		})
-		if err != nil {
-			return nil, fmt.Errorf("make the mount point %s: %w", m.Dest, err)
+		if err == nil {
+			unix.Close(fd)
 		}
-		unix.Close(fd)
 		for j := range made[from:] {
 			s := &made[from+j]
-			var st unix.Stat_t
-			if err := unix.Fstatat(s.parent, s.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-				return nil, fmt.Errorf("make the mount point %s: %w", m.Dest, err)
+			var err2 error
+			s.self, err2 = unix.Openat(s.parent, s.name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+			if err2 == nil {
+				err2 = setTimes(s.parent, &before[j])
 			}
-			s.dev, s.ino = uint64(st.Dev), st.Ino
-			if err := setTimes(s.parent, &before[j]); err != nil {
-				return nil, fmt.Errorf("make the mount point %s: %w", m.Dest, err)
+			if err == nil {
+				err = err2
 			}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("make the mount point %s: %w", m.Dest, err)
 		}
 	}
 	return made, nil
@@ -92,17 +94,24 @@ func (s stubs) remove() error {
 			errs = append(errs, fmt.Errorf("take away the mount point %s: %w", s[i].name, err))
 		}
 		unix.Close(s[i].parent)
+		unix.Close(s[i].self)
 	}
 	return errors.Join(errs...)
 }
 
 func (s stub) remove() error {
-	var dir, st unix.Stat_t
+	var dir, own, st unix.Stat_t
+	if s.self < 0 {
+		return nil // it was not made
+	}
 	if err := unix.Fstat(s.parent, &dir); err != nil {
 		return err
 	}
+	if err := unix.Fstat(s.self, &own); err != nil {
+		return err
+	}
 	err := unix.Fstatat(s.parent, s.name, &st, unix.AT_SYMLINK_NOFOLLOW)
-	if err == unix.ENOENT || err == nil && (uint64(st.Dev) != s.dev || st.Ino != s.ino) {
+	if err == unix.ENOENT || err == nil && (st.Dev != own.Dev || st.Ino != own.Ino) {
 		return nil // the container replaced it: what is there now is the container's
 	}
 	if err != nil {
