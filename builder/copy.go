@@ -38,17 +38,19 @@ type CopyInto struct {
 	Add    bool
 	Unpack *bool
 
-	// Owners remembers owners, devices and attributes that cannot be set. Nil:
-	// they are set, and to be refused is an error.
-	Owners OwnerTable
+	// Owners takes the numbers of devices that no one in a user namespace can
+	// make; nil: to be refused is an error. With Remember, it takes owners and
+	// refused attributes too, and owners are not even tried: mode single.
+	Owners   OwnerTable
+	Remember bool
 }
 
 // CopyOwner is a user and a group by number.
 type CopyOwner struct{ UID, GID uint32 }
 
 // OwnerTable takes the owner of each file that is made, with its path relative
-// to the root, and is told of each that is removed with all below it. Mode
-// single gives the draft's; it is used by several goroutines.
+// to the root, and is told of each that is removed with all below it. A draft's
+// is one; it is used by several goroutines.
 type OwnerTable interface {
 	Set(path string, o snapshot.Owner)
 	Delete(path string)
@@ -305,7 +307,7 @@ func (c *copier) hardlink(l laterLink) error {
 	err = c.create(l.dst, l.name, l.nested, func() error {
 		return unix.Linkat(first.dir.fd, first.name, l.dst.fd, l.name, 0)
 	})
-	if err == nil && c.into.Owners != nil {
+	if err == nil && c.into.Remember {
 		uid, gid := c.owner(&l.e.st)
 		c.into.Owners.Set(at, snapshot.Owner{UID: uid, GID: gid})
 	}

@@ -386,7 +386,7 @@ func copyLineTo(t *testing.T, files *Files, root *os.File, owners *ownerList, li
 	t.Helper()
 	from, into := CopySources{}, CopyInto{Root: root}
 	if owners != nil {
-		into.Owners = owners
+		into.Owners, into.Remember = owners, true
 	}
 	words := strings.Fields(line)
 	for strings.HasPrefix(words[0], "--") {

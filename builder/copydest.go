@@ -234,11 +234,13 @@ func (c *copier) meta(e *fileEntry) fileMeta {
 	return m
 }
 
-// remember puts into the table, if there is one, what is not set: owners, device
-// numbers and the attributes that were refused. Plain files of root are entered
-// too: the table of a lower layer may say otherwise of the path.
-func (c *copier) remember(path string, m fileMeta, refused map[string]string) {
-	if c.into.Owners == nil {
+// remember puts into the table, if there is one, what is not set: the number of
+// a device that a plain file stands for, and where owners are remembered, those
+// and the attributes that were refused. Plain files of root are entered too: the
+// table of a lower layer may say otherwise of the path.
+func (c *copier) remember(path string, st *fileStat, m fileMeta, refused map[string]string) {
+	standIn := m.isDevice() && st.isRegular()
+	if c.into.Owners == nil || !c.into.Remember && !standIn {
 		return
 	}
 	o := snapshot.Owner{UID: m.uid, GID: m.gid}
@@ -256,7 +258,7 @@ func (c *copier) setMeta(fd int, path string, m fileMeta) error {
 	if err := statFd(fd, &st); err != nil {
 		return err
 	}
-	if c.into.Owners == nil && (st.uid != m.uid || st.gid != m.gid) {
+	if !c.into.Remember && (st.uid != m.uid || st.gid != m.gid) {
 		if err := unix.Fchown(fd, int(m.uid), int(m.gid)); err != nil {
 			return fmt.Errorf("chown to %d:%d: %w", m.uid, m.gid, err)
 		}
@@ -272,7 +274,7 @@ func (c *copier) setMeta(fd int, path string, m fileMeta) error {
 		err := unix.Fsetxattr(fd, x.name, []byte(x.value), 0)
 		switch {
 		case err == nil:
-		case c.into.Owners != nil && (err == unix.EPERM || err == unix.EOPNOTSUPP):
+		case c.into.Remember && (err == unix.EPERM || err == unix.EOPNOTSUPP):
 			if refused == nil {
 				refused = make(map[string]string)
 			}
@@ -281,18 +283,18 @@ func (c *copier) setMeta(fd int, path string, m fileMeta) error {
 			return fmt.Errorf("set attribute %s: %w", x.name, err)
 		}
 	}
-	c.remember(path, m, refused)
+	c.remember(path, &st, m, refused)
 	return setTime(fd, nil, m.mtime, 0)
 }
 
 // setMetaAt is setMeta for a new file that is better not opened.
 func (c *copier) setMetaAt(dst copyDir, name string, m fileMeta) error {
-	c.remember(joinPath(dst.path, name), m, nil)
 	var st fileStat
 	if err := statAt(dst.fd, name, &st); err != nil {
 		return err
 	}
-	if c.into.Owners == nil && (st.uid != m.uid || st.gid != m.gid) {
+	c.remember(joinPath(dst.path, name), &st, m, nil)
+	if !c.into.Remember && (st.uid != m.uid || st.gid != m.gid) {
 		if err := unix.Fchownat(dst.fd, name, int(m.uid), int(m.gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return fmt.Errorf("chown to %d:%d: %w", m.uid, m.gid, err)
 		}

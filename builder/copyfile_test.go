@@ -19,7 +19,7 @@ import (
 
 // into is a CopyInto that an ordinary user may use.
 func into(t testing.TB, dir string) CopyInto {
-	return CopyInto{Root: openRoot(t, dir), Dest: "/", Owners: newOwnerList()}
+	return CopyInto{Root: openRoot(t, dir), Dest: "/", Owners: newOwnerList(), Remember: true}
 }
 
 func TestCopyKeepsWhatAFileHas(t *testing.T) {
@@ -221,7 +221,7 @@ func TestNoDescriptorsLeft(t *testing.T) {
 		fields := strings.Fields(words)
 		for _, local := range []bool{true, false} {
 			c := CopySources{}
-			in := CopyInto{Root: dst, Owners: newOwnerList()}
+			in := CopyInto{Root: dst, Owners: newOwnerList(), Remember: true}
 			for strings.HasPrefix(fields[0], "--") {
 				c.Parents, in.Add = c.Parents || fields[0] == "--parents", in.Add || fields[0] == "--add"
 				fields = fields[1:]

@@ -190,9 +190,7 @@ func (c *copyStep) perform(ctx context.Context, draft *snapshot.Draft) error {
 	defer root.Close()
 	into := CopyInto{
 		Root: root, Dest: c.dest(), Chmod: c.step.Chmod, Add: c.step.Add, Unpack: c.step.Unpack,
-	}
-	if c.Trees.Remembers() {
-		into.Owners = draft.Owners()
+		Owners: draft.Owners(), Remember: c.Trees.Remembers(),
 	}
 	if into.Owner, err = c.owner(root); err != nil {
 		return err

@@ -369,6 +369,6 @@ func (u *untar) link(dst copyDir, name, target string, m fileMeta) error {
 	if err != nil {
 		return fmt.Errorf("link to %q: %w", target, err)
 	}
-	u.remember(joinPath(dst.path, name), m, nil)
+	u.remember(joinPath(dst.path, name), &before, m, nil)
 	return nil
 }

@@ -56,7 +56,7 @@ func addTo(t testing.TB, dir, name, dest string, data []byte, owners *ownerList,
 	src := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(src, name), data, 0o644))
 	sel := pick(t, &Files{Root: openRoot(t, src), Local: true}, name)
-	in := CopyInto{Root: openRoot(t, dir), Dest: dest, Add: true, Owner: owner, Owners: owners}
+	in := CopyInto{Root: openRoot(t, dir), Dest: dest, Add: true, Owner: owner, Owners: owners, Remember: true}
 	return sel.CopyTo(t.Context(), in)
 }
 
@@ -187,9 +187,9 @@ func TestAddSniffs(t *testing.T) {
 	dir, no := t.TempDir(), false
 	sel, err := SelectData("t.tar", 0o600, time.Time{}, plain)
 	must(t, err)
-	must(t, sel.CopyTo(t.Context(), CopyInto{Root: openRoot(t, dir), Dest: "/a/", Add: true, Unpack: &no, Owners: newOwnerList()}))
+	must(t, sel.CopyTo(t.Context(), CopyInto{Root: openRoot(t, dir), Dest: "/a/", Add: true, Unpack: &no, Owners: newOwnerList(), Remember: true}))
 	yes := true
-	must(t, sel.CopyTo(t.Context(), CopyInto{Root: openRoot(t, dir), Dest: "/b/", Unpack: &yes, Owners: newOwnerList()}))
+	must(t, sel.CopyTo(t.Context(), CopyInto{Root: openRoot(t, dir), Dest: "/b/", Unpack: &yes, Owners: newOwnerList(), Remember: true}))
 	if _, err := os.Stat(dir + "/a/t.tar"); err != nil {
 		t.Error(err)
 	}
@@ -210,7 +210,7 @@ func TestAddSeveral(t *testing.T) {
 	src, dir := t.TempDir(), t.TempDir()
 	must(t, os.WriteFile(src+"/t.tar", archiveOf(t, "f foo 0"), 0o644))
 	must(t, os.WriteFile(src+"/b.tar", archiveOf(t, "f bar 1"), 0o644))
-	must(t, pick(t, &Files{Root: openRoot(t, src), Local: true}, "*.tar").CopyTo(t.Context(), CopyInto{Root: openRoot(t, dir), Dest: "/dest", Add: true, Owners: newOwnerList()}))
+	must(t, pick(t, &Files{Root: openRoot(t, src), Local: true}, "*.tar").CopyTo(t.Context(), CopyInto{Root: openRoot(t, dir), Dest: "/dest", Add: true, Owners: newOwnerList(), Remember: true}))
 	want := []string{"dest/ 0755", "dest/bar 0644 1", "dest/foo 0644 0"}
 	if got := list(t, dir); !slices.Equal(got, want) {
 		t.Errorf("got %q", got)
