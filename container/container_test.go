@@ -536,3 +536,66 @@ func BenchmarkTrue(b *testing.B) {
 		})
 	}
 }
+
+// On an overlay, as a RUN step has it, the mount points leave nothing in the layer but the
+// directories that they were in, unchanged.
+func TestOverlayRootStaysClean(t *testing.T) {
+	lower, upper, work := newRoot(t), t.TempDir(), t.TempDir()
+	old := time.Date(2020, 1, 2, 3, 4, 5, 678, time.UTC)
+	os.Chtimes(lower+"/etc", old, old)
+	os.Chtimes(upper, old, old) // of the merged root it is upper's that counts
+	root, err := overlay(lower, upper, work)
+	if err != nil {
+		t.Skipf("overlay: %v", err)
+	}
+	defer root.Close()
+	s := sh("cat /etc/resolv.conf; echo made > /tmp/made")
+	s.Mounts = append(s.Mounts, Mount{Type: Bind, Source: "/etc/passwd", Dest: "/etc/resolv.conf"},
+		Mount{Type: Bind, Source: "/etc/passwd", Dest: "/run/secrets/one"})
+	p, err := Start(context.Background(), s, root, IO{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, err := p.Wait(); status.Code != 0 || err != nil {
+		t.Fatal(status, err)
+	}
+	var got []string
+	filepath.Walk(upper, func(path string, fi os.FileInfo, err error) error {
+		if path == upper+"/etc" && !fi.ModTime().Equal(old) {
+			t.Errorf("%s was changed at %v", path, fi.ModTime())
+		}
+		got = append(got, strings.TrimPrefix(path, upper))
+		return nil
+	})
+	if want := []string{"", "/etc", "/tmp", "/tmp/made"}; !slices.Equal(got, want) {
+		t.Errorf("in the layer: %q, want %q", got, want)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(upper, &st); err != nil || !time.Unix(st.Mtim.Unix()).Equal(old) {
+		t.Errorf("/ of the layer was changed at %v", time.Unix(st.Mtim.Unix()))
+	}
+}
+
+func overlay(lower, upper, work string) (*os.File, error) {
+	fsfd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fsfd)
+	for k, v := range map[string]string{"lowerdir": lower, "upperdir": upper, "workdir": work} {
+		if err := unix.FsconfigSetString(fsfd, k, v); err != nil {
+			return nil, err
+		}
+	}
+	if err := unix.FsconfigSetFlag(fsfd, "userxattr"); err != nil {
+		return nil, err
+	}
+	if err := unix.FsconfigCreate(fsfd); err != nil {
+		return nil, err
+	}
+	mnt, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(mnt), "overlay"), nil
+}

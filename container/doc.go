@@ -1,2 +1,34 @@
-// Package container runs a process in a root.
+// Package container runs a command in a root: namespaces, mounts, a pivot into the root, and then
+// no more rights than docker gives. Most callers need three functions.
+//
+//	spec := container.DefaultSpec(container.Namespaces{Net: true})
+//	spec.Args = []string{"nginx", "-g", "daemon off;"}
+//	spec.User, home, err = container.LookupUser(root, "www-data")
+//	p, err := container.Start(ctx, spec, root, container.IO{Stdout: os.Stdout})
+//	status, err := p.Wait()
+//
+// Start runs in stage inside (package userns), init in the new namespaces:
+//
+//	inside                                      mk:init NAME
+//	open what is to be mounted
+//	make missing mount points
+//	clone(NEWNS|NEWPID|NEWIPC|NEWUTS|…)     →   exec (a read-only mk); read the orders
+//	                                            root over /, mounts by the plan, pty, masks
+//	Notices, Terminal                       ←   pivot_root; limits, directory, look the command up
+//	                                            one thread: bounding set, IDs, capabilities, filter
+//	Start returns                           ←   execve; or fork and execve, and reap
+//	…
+//	Wait: the end of pid 1 and so of all;
+//	mount points taken away
+//
+// The root is a detached mount, and the package does not know of what: an overlay of snapshots, a
+// directory (open_tree). A mount can be attached once, so a root serves one container.
+//
+// Everything that names a path in the root is resolved in the root, by descriptors: the image and
+// whoever runs in it are taken for hostile. What the machine does not allow is an error with
+// advice, or, where the container can go without, one of Process.Notices.
+//
+// The files of a container: spec.go what it is, start.go and stubs.go before and after it, init.go
+// its beginning, read straight through, and the steps of that in mounts.go, dev.go, terminal.go,
+// become.go, reap.go; wire.go how the two sides talk; seccomp.go and bpf.go the filter.
 package container
