@@ -104,6 +104,9 @@ func decompress(r io.Reader) (io.ReadCloser, Compression, error) {
 			return nil, "", fmt.Errorf("zstd: %w", err)
 		}
 		return z.IOReadCloser(), Zstd, nil
+	case bytes.HasPrefix(magic, []byte("\xfd7zX")), bytes.HasPrefix(magic, []byte("BZh")):
+		// Neither is a layer's compression; an xz header may ask for 4 GiB of memory.
+		return nil, "", fmt.Errorf("compressed by xz or bzip2, not gzip or zstd: %w", ErrInvalid)
 	}
 	return io.NopCloser(b), Uncompressed, nil
 }

@@ -2,14 +2,11 @@ package image
 
 import (
 	"fmt"
-	"regexp"
 	"runtime"
 	"strings"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
-
-var platformPart = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
 // HostPlatform is what this machine runs natively.
 func HostPlatform() v1.Platform {
@@ -28,7 +25,7 @@ func ParsePlatform(s string) (v1.Platform, error) {
 		return v1.Platform{}, fmt.Errorf("platform %q: not of the form os/arch[/variant]", s)
 	}
 	for _, part := range parts {
-		if !platformPart.MatchString(part) {
+		if !only(part, letters+digits+"._-") || !only(part[:1], letters+digits) {
 			return v1.Platform{}, fmt.Errorf("platform %q: not of the form os/arch[/variant]", s)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -23,6 +24,8 @@ func helper(what string) {
 		switch what {
 		case "tag":
 			err = tagMany(s, os.Getenv("IMAGE_TEST_NAME"), 20)
+		case "memory":
+			err = sendAndReceive()
 		case "forever":
 			for i := uint64(0); err == nil; i++ {
 				err = putAndTag(s, os.Getenv("IMAGE_TEST_NAME"), i)
@@ -62,21 +65,31 @@ func putAndTag(s *Store, name string, i uint64) error {
 	return s.Tag(name, d)
 }
 
-func child(t *testing.T, s *Store, what, name string) *exec.Cmd {
+// process is a helper that runs, and what it prints.
+type process struct {
+	*exec.Cmd
+	out io.Reader
+}
+
+func child(t *testing.T, s *Store, what, name string) process {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "IMAGE_TEST_HELPER="+what, "IMAGE_TEST_STORE="+s.Dir(), "IMAGE_TEST_NAME="+name)
 	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	return cmd
+	return process{cmd, out}
 }
 
 // Processes and goroutines that tag at once lose nobody's name.
 func TestConcurrentTags(t *testing.T) {
 	s := testStore(t)
-	var cmds []*exec.Cmd
+	var cmds []process
 	for p := range 6 {
 		cmds = append(cmds, child(t, s, "tag", fmt.Sprintf("process%d", p)))
 	}

@@ -2,7 +2,6 @@ package image
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -24,15 +23,6 @@ const (
 	maxNameLength = 255 // of the path; docker's limit
 )
 
-// The grammar is docker's (distribution/reference), which registries enforce.
-// Everything is anchored, and letters are lower case where a path or URL is made.
-var (
-	domainPattern = regexp.MustCompile(`^(?:(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])(?:\.(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9]))*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?$`)
-	pathPattern   = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$`)
-	tagPattern    = regexp.MustCompile(`^[\w][\w.-]{0,127}$`)
-	hexPattern    = regexp.MustCompile(`^[a-f0-9]{64}$`)
-)
-
 // ParseReference reads a name as docker does: "x" is
 // docker.io/library/x:latest, "a/b" is docker.io/a/b:latest, a first part with a
 // dot, a colon or an upper case letter, or "localhost", is a registry. A name with a digest
@@ -47,7 +37,7 @@ func ParseReference(s string) (Reference, error) {
 	if len(s) > 1024 {
 		return Reference{}, fmt.Errorf("image name %q…: longer than 1024 bytes", s[:64])
 	}
-	if hexPattern.MatchString(s) {
+	if isHex64(s) {
 		return bad("64 hex digits are an image ID, not a name")
 	}
 	rest, dgst, hasDigest := strings.Cut(s, "@")
@@ -62,7 +52,7 @@ func ParseReference(s string) (Reference, error) {
 	if i := strings.LastIndexByte(rest, ':'); i > strings.LastIndexByte(rest, '/') {
 		r.tag = rest[i+1:]
 		rest = rest[:i]
-		if !tagPattern.MatchString(r.tag) {
+		if !validTag(r.tag) {
 			return bad(fmt.Sprintf("bad tag %q", r.tag))
 		}
 	}
@@ -75,7 +65,7 @@ func ParseReference(s string) (Reference, error) {
 	if r.domain == "index.docker.io" {
 		r.domain = defaultDomain
 	}
-	if !domainPattern.MatchString(r.domain) {
+	if !validDomain(r.domain) {
 		return bad(fmt.Sprintf("bad registry %q", r.domain))
 	}
 	if r.domain == defaultDomain && !strings.Contains(r.path, "/") {
@@ -84,8 +74,8 @@ func ParseReference(s string) (Reference, error) {
 	if len(r.path) > maxNameLength {
 		return bad("repository is longer than 255 bytes")
 	}
-	if !pathPattern.MatchString(r.path) {
-		if pathPattern.MatchString(strings.ToLower(r.path)) {
+	if !validPath(r.path) {
+		if validPath(strings.ToLower(r.path)) {
 			return bad("repository name must be lower case")
 		}
 		return bad("bad repository")
@@ -116,7 +106,7 @@ func (r Reference) IsZero() bool { return r == Reference{} }
 
 // WithTag returns r with another tag and without its digest.
 func (r Reference) WithTag(tag string) (Reference, error) {
-	if !tagPattern.MatchString(tag) {
+	if !validTag(tag) {
 		return Reference{}, fmt.Errorf("image name %s: bad tag %q", r.Familiar(), tag)
 	}
 	r.tag, r.digest = tag, ""

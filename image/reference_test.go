@@ -1,6 +1,8 @@
 package image
 
 import (
+	"math/rand/v2"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -114,5 +116,29 @@ func TestPlatforms(t *testing.T) {
 	if rank("linux/arm/v6", "linux/arm/v7") == 0 || rank("linux/arm/v7", "linux/arm/v6") != 0 ||
 		rank("linux/amd64/v3", "linux/amd64") != 0 || rank("linux/amd64", "linux/amd64/v3") == 0 || rank("linux/386", "linux/amd64") != 0 {
 		t.Error("a machine runs its own and older variants, and no others")
+	}
+}
+
+// The hand-written grammar accepts what docker's regular expressions accept.
+func TestGrammarIsDockers(t *testing.T) {
+	for name, c := range map[string]struct {
+		ours    func(string) bool
+		dockers string
+	}{
+		"domain": {validDomain, `^(?:(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])(?:\.(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9]))*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?$`},
+		"path":   {validPath, `^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$`},
+		"tag":    {validTag, `^[\w][\w.-]{0,127}$`},
+	} {
+		pattern := regexp.MustCompile(c.dockers)
+		r := rand.New(rand.NewPCG(1, 2))
+		for range 200_000 {
+			b := make([]byte, r.IntN(9))
+			for i := range b {
+				b[i] = "aZ0.-_/:[]\né"[r.IntN(12)]
+			}
+			if s := string(b); c.ours(s) != pattern.MatchString(s) {
+				t.Fatalf("%s %q: ours %v", name, s, c.ours(s))
+			}
+		}
 	}
 }

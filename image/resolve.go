@@ -100,8 +100,8 @@ func (s *Store) Lookup(nameOrID string) (v1.Descriptor, error) {
 	if err != nil {
 		return v1.Descriptor{}, err
 	}
-	hex, isDigest := strings.CutPrefix(nameOrID, "sha256:")
-	if !isDigest && !hexPattern.MatchString(nameOrID) {
+	prefix, isDigest := strings.CutPrefix(nameOrID, "sha256:")
+	if !isDigest && !isHex64(nameOrID) {
 		ref, refErr := ParseReference(nameOrID)
 		if refErr == nil {
 			if d, ok, err := s.byReference(ix, ref); ok || err != nil {
@@ -111,10 +111,10 @@ func (s *Store) Lookup(nameOrID string) (v1.Descriptor, error) {
 			return v1.Descriptor{}, fmt.Errorf("%w: %w", refErr, ErrInvalid)
 		}
 	}
-	if !looksLikeID(hex) {
+	if !looksLikeID(prefix) {
 		return v1.Descriptor{}, notFound(ix, nameOrID)
 	}
-	return s.byPrefix(ix, nameOrID, hex)
+	return s.byPrefix(ix, nameOrID, prefix)
 }
 
 // byReference looks a name up. With a digest, the repository must have it under some
@@ -153,8 +153,8 @@ func (s *Store) byReference(ix *v1.Index, ref Reference) (v1.Descriptor, bool, e
 	return v1.Descriptor{}, false, nil
 }
 
-// byPrefix finds the images whose ID (config digest) or manifest or index digest begins with hex.
-func (s *Store) byPrefix(ix *v1.Index, typed, hex string) (v1.Descriptor, error) {
+// byPrefix finds the images whose ID (config digest) or manifest or index digest begins with prefix.
+func (s *Store) byPrefix(ix *v1.Index, typed, prefix string) (v1.Descriptor, error) {
 	var found []v1.Descriptor
 	var ids []digest.Digest
 	add := func(d v1.Descriptor, id digest.Digest) {
@@ -174,7 +174,7 @@ func (s *Store) byPrefix(ix *v1.Index, typed, hex string) (v1.Descriptor, error)
 			if err != nil {
 				return v1.Descriptor{}, err
 			}
-			if strings.HasPrefix(m.Digest.Encoded(), hex) {
+			if strings.HasPrefix(m.Digest.Encoded(), prefix) {
 				add(m, m.Digest)
 				continue
 			}
@@ -187,7 +187,7 @@ func (s *Store) byPrefix(ix *v1.Index, typed, hex string) (v1.Descriptor, error)
 			if err != nil {
 				continue // an artifact, or a damaged image: not one to be found by ID
 			}
-			if strings.HasPrefix(im.ID().Encoded(), hex) || strings.HasPrefix(d.Digest.Encoded(), hex) {
+			if strings.HasPrefix(im.ID().Encoded(), prefix) || strings.HasPrefix(d.Digest.Encoded(), prefix) {
 				add(d, im.ID())
 			}
 		}
@@ -203,7 +203,7 @@ func (s *Store) byPrefix(ix *v1.Index, typed, hex string) (v1.Descriptor, error)
 
 // looksLikeID reports whether s may be the beginning of an image ID.
 func looksLikeID(s string) bool {
-	return s != "" && len(s) <= 64 && strings.Trim(s, "0123456789abcdef") == ""
+	return len(s) <= 64 && only(s, hex)
 }
 
 // notFound is the error for name, with the names in ix that are like it.

@@ -55,6 +55,9 @@ type Client struct {
 	Retries       int            // of one request; 0: 5, negative: none
 	Backoff       time.Duration  // before the first retry, doubling; 0: 500 ms
 	Stall         time.Duration  // a download without a byte for so long is resumed; 0: 60 s
+	Progress      Progress       // of FetchLayer, which nobody may be waiting for by name; nil: nobody is told
+
+	telling sync.Mutex // held while Progress is called
 
 	mu       sync.Mutex
 	base     http.RoundTripper
@@ -233,8 +236,8 @@ func (c *Client) transport() http.RoundTripper {
 			Proxy:                 http.ProxyFromEnvironment,
 			DialContext:           (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 			TLSHandshakeTimeout:   20 * time.Second,
-			ResponseHeaderTimeout: 2 * time.Minute,
-			MaxIdleConnsPerHost:   16, // several blobs at once
+			ResponseHeaderTimeout: 5 * time.Minute, // some commit an upload by copying it
+			MaxIdleConnsPerHost:   16,              // several blobs at once
 			IdleConnTimeout:       30 * time.Second,
 			DisableCompression:    true, // blobs are what they are; gzip in transit would hide their size
 			ForceAttemptHTTP2:     true,

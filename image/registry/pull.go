@@ -75,6 +75,7 @@ func (c *Client) Manifest(ctx context.Context, ref image.Reference, store *image
 // recorded as its sources. Callers that want the same blob at once share one download.
 func (c *Client) FetchLayer(ctx context.Context, store *image.Store, d v1.Descriptor) error {
 	defer c.alone(d.Digest)()
+	progress := c.told
 	err := fmt.Errorf("no source is known: %w", image.ErrAbsent)
 	for _, repository := range store.Sources(d.Digest) {
 		if ok, hasErr := store.Has(d); ok || hasErr != nil {
@@ -84,7 +85,7 @@ func (c *Client) FetchLayer(ctx context.Context, store *image.Store, d v1.Descri
 		if refErr != nil {
 			return refErr
 		}
-		err = c.eachPlace(ctx, ref, func(s *session) error { return s.blob(ctx, store, d, serialize(nil)) })
+		err = c.eachPlace(ctx, ref, func(s *session) error { return s.blob(ctx, store, d, progress) })
 		if err == nil || ctx.Err() != nil {
 			break
 		}
@@ -93,6 +94,15 @@ func (c *Client) FetchLayer(ctx context.Context, store *image.Store, d v1.Descri
 		return fmt.Errorf("fetch layer %s: %w", d.Digest, err)
 	}
 	return nil
+}
+
+// told passes an event of FetchLayer on, one at a time.
+func (c *Client) told(e Event) {
+	if c.Progress != nil {
+		c.telling.Lock()
+		defer c.telling.Unlock()
+		c.Progress(e)
+	}
 }
 
 // alone waits until nobody else in this process fetches d.

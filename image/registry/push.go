@@ -103,7 +103,8 @@ type pusher struct {
 
 var _ image.Sink = (*pusher)(nil)
 
-// Has asks the repository.
+// Has asks the repository. One that refuses to say is sent the blob: credentials may be for pushing
+// only, and where they are not, the answer to an upload has the registry's message and that to a HEAD has none.
 func (p *pusher) Has(ctx context.Context, d v1.Descriptor) (bool, error) {
 	p.mu.Lock()
 	has := p.there[d.Digest]
@@ -112,7 +113,7 @@ func (p *pusher) Has(ctx context.Context, d v1.Descriptor) (bool, error) {
 		return true, nil
 	}
 	resp, err := p.session.do(ctx, request{method: http.MethodHead, url: p.session.root + "/blobs/" + d.Digest.String()}, http.StatusOK)
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrUnauthorized) {
 		return false, nil
 	}
 	if err != nil {
