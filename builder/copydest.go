@@ -124,7 +124,7 @@ func (c *copier) special(e *fileEntry, dst copyDir, name string, nested bool) er
 	err := c.create(dst, name, nested, func() error {
 		switch e.st.kind() {
 		case unix.S_IFLNK:
-			return unix.Symlinkat(e.link, dst.fd, name)
+			return unix.Symlinkat(e.link(), dst.fd, name)
 		case unix.S_IFSOCK: // nobody listens to its copy: an empty file, as in BuildKit
 			m = fake
 		}
@@ -187,7 +187,7 @@ func removeAt(dir int, name string) error {
 		return err
 	}
 	defer unix.Close(fd)
-	names, err := readNames(fd, make([]byte, direntBuffer))
+	names, err := newDirReader().read(fd)
 	if err != nil {
 		return err
 	}
@@ -226,7 +226,7 @@ func (c *copier) owner(st *fileStat) (uid, gid uint32) {
 }
 
 func (c *copier) meta(e *fileEntry) fileMeta {
-	m := fileMeta{mode: e.st.mode, rdev: e.st.rdev, mtime: e.st.mtime, xattrs: e.xattrs}
+	m := fileMeta{mode: e.st.mode, rdev: e.st.rdev, mtime: e.st.mtime, xattrs: e.xattrs()}
 	m.uid, m.gid = c.owner(&e.st)
 	if c.chmod != nil && !e.st.isLink() {
 		m.mode = m.mode&^0o7777 | c.chmod.apply(m.mode&0o7777, e.st.isDir())

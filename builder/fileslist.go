@@ -35,7 +35,11 @@ func (s *Selection) Digest() digest.Digest {
 }
 
 func (s *Selection) write() {
-	w := fileLister{links: map[[2]uint64]string{}, owners: s.files != nil && !s.files.Local}
+	size := 0
+	for i := range s.roots {
+		size += s.roots[i].entry.listed(len(s.roots[i].base))
+	}
+	w := fileLister{text: make([]byte, 0, size), links: map[[2]uint64]string{}, owners: s.files != nil && !s.files.Local}
 	for i := range s.roots {
 		r := &s.roots[i]
 		if r.entry.dir == nil {
@@ -48,6 +52,18 @@ func (s *Selection) write() {
 	s.text = w.text
 	sum := sha256.Sum256(w.text)
 	s.digest = digest.NewDigestFromBytes(digest.SHA256, sum[:])
+}
+
+// listed is about how many bytes of listing e makes, with a path so long.
+func (e *fileEntry) listed(path int) int {
+	n := path + len(" file 0644  \n") + 8 + 2*len(e.sum)
+	if e.dir != nil {
+		for i := range e.dir.entries {
+			below := &e.dir.entries[i]
+			n += below.listed(path + 1 + len(below.name))
+		}
+	}
+	return n
 }
 
 type fileLister struct {
@@ -75,7 +91,7 @@ func (w *fileLister) file(path string, e *fileEntry) {
 	kind := e.st.kind()
 	t = append(t, fileKinds[kind]...)
 	if kind == unix.S_IFLNK {
-		t = strconv.AppendQuote(t, e.link)
+		t = strconv.AppendQuote(t, e.link())
 	} else {
 		const octal = "01234567"
 		for shift := 9; shift >= 0; shift -= 3 {
@@ -94,7 +110,7 @@ func (w *fileLister) file(path string, e *fileEntry) {
 		t = strconv.AppendUint(append(t, " owner "...), uint64(e.st.uid), 10)
 		t = strconv.AppendUint(append(t, ':'), uint64(e.st.gid), 10)
 	}
-	for _, x := range e.xattrs {
+	for _, x := range e.xattrs() {
 		sum := sha256.Sum256([]byte(x.value))
 		t = appendPath(append(t, " xattr "...), x.name+"="+hex.EncodeToString(sum[:]))
 	}

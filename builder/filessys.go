@@ -1,6 +1,8 @@
 package builder
 
 import (
+	"bytes"
+	"encoding/binary"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -139,17 +141,28 @@ type dirName struct {
 
 func (n dirName) cname() *byte { return unsafe.StringData(n.name) }
 
-// readNames lists the directory open at fd, sorted, in two allocations however
-// many names there are (and those of growing). buf is scratch space.
-func readNames(fd int, buf []byte) ([]dirName, error) {
-	type span struct {
-		start, end int
-		kind       uint8
-	}
-	var spans []span
-	var arena []byte
+// dirReader lists directories. Its memory serves one after another: a walk over
+// a big tree allocates the names themselves and nothing else.
+type dirReader struct {
+	buf   []byte // what getdents fills
+	arena []byte
+	spans []nameSpan
+	names []dirName
+}
+
+type nameSpan struct {
+	start, end int
+	kind       uint8
+}
+
+func newDirReader() *dirReader { return &dirReader{buf: make([]byte, 64<<10)} }
+
+// read lists the directory open at fd, sorted. The slice is good until the next
+// call, its names for ever.
+func (r *dirReader) read(fd int) ([]dirName, error) {
+	r.arena, r.spans, r.names = r.arena[:0], r.spans[:0], r.names[:0]
 	for {
-		n, err := unix.Getdents(fd, buf)
+		n, err := unix.Getdents(fd, r.buf)
 		if err == unix.EINTR {
 			continue
 		}
@@ -160,25 +173,22 @@ func readNames(fd int, buf []byte) ([]dirName, error) {
 			break
 		}
 		// struct linux_dirent64: ino 8, off 8, reclen 2, type 1, name NUL.
-		for b := buf[:n]; len(b) > 0; {
-			reclen := int(*(*uint16)(unsafe.Pointer(&b[16])))
+		for b := r.buf[:n]; len(b) > 0; {
+			reclen := int(binary.NativeEndian.Uint16(b[16:]))
 			kind, name := b[18], b[19:reclen]
-			name = name[:slices.Index(name, 0)]
+			name = name[:bytes.IndexByte(name, 0)]
 			b = b[reclen:]
 			if string(name) == "." || string(name) == ".." {
 				continue
 			}
-			spans = append(spans, span{len(arena), len(arena) + len(name), kind})
-			arena = append(append(arena, name...), 0)
+			r.spans = append(r.spans, nameSpan{len(r.arena), len(r.arena) + len(name), kind})
+			r.arena = append(append(r.arena, name...), 0)
 		}
 	}
-	names := make([]dirName, len(spans))
-	if len(spans) > 0 {
-		all := unsafe.String(&arena[0], len(arena)) // arena is not written to again
-		for i, s := range spans {
-			names[i] = dirName{all[s.start:s.end], s.kind}
-		}
+	all := string(r.arena)
+	for _, s := range r.spans {
+		r.names = append(r.names, dirName{all[s.start:s.end], s.kind})
 	}
-	slices.SortFunc(names, func(a, b dirName) int { return strings.Compare(a.name, b.name) })
-	return names, nil
+	slices.SortFunc(r.names, func(a, b dirName) int { return strings.Compare(a.name, b.name) })
+	return r.names, nil
 }

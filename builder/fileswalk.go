@@ -55,9 +55,6 @@ type hashJob struct {
 // a slow disk is left idle, with more than eight it is only made to seek.
 func copyWorkers() int { return min(max(runtime.NumCPU(), 2), 8) }
 
-// direntBuffer is the size of the buffers that getdents fills, in bytes.
-const direntBuffer = 64 << 10
-
 const maxHashJobs = 256
 
 func newSelectWalk(ctx context.Context, f *Files, ignore, exclude *patternSet) *selectWalk {
@@ -127,7 +124,7 @@ func (w *selectWalk) run() error {
 }
 
 func (w *selectWalk) listDirs() {
-	var buf []byte
+	reader := newDirReader()
 	for {
 		w.mu.Lock()
 		for len(w.stack) == 0 && w.open > 0 && w.ctx.Err() == nil {
@@ -142,10 +139,7 @@ func (w *selectWalk) listDirs() {
 		w.stack = w.stack[:len(w.stack)-1]
 		w.mu.Unlock()
 
-		if buf == nil {
-			buf = make([]byte, direntBuffer)
-		}
-		if err := w.list(j, buf); err != nil {
+		if err := w.list(j, reader); err != nil {
 			w.cancel(err)
 		}
 		w.mu.Lock()
@@ -158,7 +152,7 @@ func (w *selectWalk) listDirs() {
 }
 
 // list reads one directory into its entry.
-func (w *selectWalk) list(j dirJob, buf []byte) error {
+func (w *selectWalk) list(j dirJob, reader *dirReader) error {
 	defer j.parent.release()
 	name := j.name
 	if name == "" {
@@ -170,13 +164,15 @@ func (w *selectWalk) list(j dirJob, buf []byte) error {
 	}
 	dir := newDir(fd)
 	defer dir.release()
-	names, err := readNames(fd, buf)
+	names, err := reader.read(fd)
 	if err != nil {
 		return &os.PathError{Op: "read", Path: "/" + j.path, Err: err}
 	}
-	if j.e.xattrs, err = readXattrs(fd, w.files.Local); err != nil {
+	xattrs, err := readXattrs(fd, w.files.Local)
+	if err != nil {
 		return &os.PathError{Op: "read attributes of", Path: "/" + j.path, Err: err}
 	}
+	j.e.setXattrs(xattrs)
 	w.remembered(j.e, j.path)
 
 	filtered := w.ignore != nil || w.exclude != nil || j.include != nil
@@ -260,7 +256,8 @@ func (w *selectWalk) leaf(dir *dirHandle, e *fileEntry, dirPath string, key path
 	}
 	switch e.st.kind() {
 	case unix.S_IFLNK:
-		e.link, err = readLinkAt(dir.fd, e.name)
+		link, err := readLinkAt(dir.fd, e.name)
+		e.rest = &fileRest{link: link}
 		return err
 	case unix.S_IFREG:
 		plain, known := w.files.Cache.lookup(key, &e.st, &e.sum)
@@ -293,7 +290,7 @@ func (w *selectWalk) remembered(e *fileEntry, path string) {
 		e.st.mode = e.st.mode&^unix.S_IFMT | kind
 		e.st.rdev, e.standIn = o.Rdev, true
 	}
-	e.xattrs = mergeXattrs(e.xattrs, o.Xattrs)
+	e.setXattrs(mergeXattrs(e.xattrs(), o.Xattrs))
 }
 
 func (w *selectWalk) hashFiles() {
@@ -346,7 +343,8 @@ func (w *selectWalk) hashFile(h *fileHasher, j hashJob) error {
 		w.files.Cache.store(j.key, &st, &j.e.sum, len(xattrs) == 0, started)
 		j.e.recent = isRecent(&st, started)
 		st.uid, st.gid = j.e.st.uid, j.e.st.gid // as remembered
-		j.e.st, j.e.xattrs = st, mergeXattrs(xattrs, xattrMap(j.e.xattrs))
+		j.e.st = st
+		j.e.setXattrs(mergeXattrs(xattrs, xattrMap(j.e.xattrs())))
 		return nil
 	}
 	return errChanging

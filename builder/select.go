@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -49,12 +50,37 @@ type fileEntry struct {
 	st      fileStat // uid, gid, mode and rdev as remembered, not as on disk
 	sum     [32]byte // SHA-256 of a regular file's bytes
 	dir     *fileDir
-	link    string // of a symlink
-	xattrs  []fileXattr
+	rest    *fileRest
 	recent  bool // written so shortly before it was hashed that its times prove nothing
 	standIn bool // on disk a plain file stands in for this device
 	hidden  bool // an ignored directory: there only for what is let in below it
 	implied bool // a directory that --parents or --exclude did not want itself
+}
+
+// fileRest is what few files have.
+type fileRest struct {
+	link   string // of a symlink
+	xattrs []fileXattr
+}
+
+func (e *fileEntry) link() string {
+	if e.rest == nil {
+		return ""
+	}
+	return e.rest.link
+}
+
+func (e *fileEntry) xattrs() []fileXattr {
+	if e.rest == nil {
+		return nil
+	}
+	return e.rest.xattrs
+}
+
+func (e *fileEntry) setXattrs(list []fileXattr) {
+	if len(list) > 0 || e.rest != nil {
+		e.rest = &fileRest{e.link(), list}
+	}
 }
 
 type fileDir struct{ entries []fileEntry }
@@ -204,7 +230,7 @@ func (f *Files) sources(word string, ignore, exclude *patternSet) ([]sourcePlace
 		return nil, err
 	}
 	var out []sourcePlace
-	err = f.glob(dir, top.path, top.ignored, parts[first:], ignore, exclude, make([]byte, direntBuffer), &out)
+	err = f.glob(dir, top.path, top.ignored, parts[first:], ignore, exclude, newDirReader(), &out)
 	if err != nil {
 		for _, p := range out {
 			p.dir.release()
@@ -215,13 +241,13 @@ func (f *Files) sources(word string, ignore, exclude *patternSet) ([]sourcePlace
 }
 
 // glob adds the matches of pattern below dir, which it releases.
-func (f *Files) glob(dir *dirHandle, at string, parent matchState, pattern []string, ignore, exclude *patternSet, buf []byte, out *[]sourcePlace) error {
+func (f *Files) glob(dir *dirHandle, at string, parent matchState, pattern []string, ignore, exclude *patternSet, reader *dirReader, out *[]sourcePlace) error {
 	defer dir.release()
-	names, err := readNames(dir.fd, buf)
+	names, err := reader.read(dir.fd)
 	if err != nil {
 		return &os.PathError{Op: "read", Path: "/" + at, Err: err}
 	}
-	for _, n := range names {
+	for _, n := range slices.Clone(names) { // the reader goes on below
 		if ok, _ := path.Match(pattern[0], n.name); !ok {
 			continue
 		}
@@ -243,7 +269,7 @@ func (f *Files) glob(dir *dirHandle, at string, parent matchState, pattern []str
 			if err != nil {
 				return err
 			}
-			if err := f.glob(below, p.path, p.ignored, pattern[1:], ignore, exclude, buf, out); err != nil {
+			if err := f.glob(below, p.path, p.ignored, pattern[1:], ignore, exclude, reader, out); err != nil {
 				return err
 			}
 			continue

@@ -220,7 +220,7 @@ func BenchmarkSelect(b *testing.B) {
 			root := openRoot(b, dir)
 			b.Run("stat", func(b *testing.B) {
 				for b.Loop() {
-					if got := statWalk(b, unix.AT_FDCWD, dir, make([]byte, direntBuffer)); got < n {
+					if got := statWalk(b, unix.AT_FDCWD, dir); got < n {
 						b.Fatal(got)
 					}
 				}
@@ -254,18 +254,18 @@ func BenchmarkSelect(b *testing.B) {
 	}
 }
 
-func statWalk(tb testing.TB, at int, name string, buf []byte) int {
+func statWalk(tb testing.TB, at int, name string) int {
 	fd, err := openAt(at, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	must(tb, err)
 	defer unix.Close(fd)
-	names, err := readNames(fd, buf)
+	names, err := newDirReader().read(fd)
 	must(tb, err)
 	n := len(names)
 	for _, d := range names {
 		var st fileStat
 		must(tb, statx(fd, d.cname(), unix.AT_SYMLINK_NOFOLLOW, &st))
 		if st.isDir() {
-			n += statWalk(tb, fd, d.name, buf)
+			n += statWalk(tb, fd, d.name)
 		}
 	}
 	return n

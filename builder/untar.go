@@ -267,10 +267,9 @@ func (u *untar) entry(archive io.Reader, hdr *tar.Header) error {
 		u.dirs[at] = m
 		return err
 	}
-	e := &fileEntry{name: name, link: hdr.Linkname, st: fileStat{mode: m.mode, rdev: m.rdev}}
 	err = u.create(dst, name, true, func() error {
 		if m.mode&unix.S_IFMT == unix.S_IFLNK {
-			return unix.Symlinkat(e.link, dst.fd, name)
+			return unix.Symlinkat(hdr.Linkname, dst.fd, name)
 		}
 		err := unix.Mknodat(dst.fd, name, m.mode&unix.S_IFMT|0o600, int(m.rdev))
 		if err == unix.EPERM && u.into.Owners != nil && m.isDevice() {
