@@ -214,6 +214,9 @@ type treeLayers struct{ *store }
 func (t treeLayers) OpenLayer(ctx context.Context, diffID digest.Digest) (io.ReadCloser, int64, error) {
 	snap, err := t.trees.ByDiffID(diffID)
 	if err != nil {
+		if mode := t.builtIn(diffID); mode != "" {
+			return nil, 0, fmt.Errorf("layer %s was built in mode %s and its files have the owners of that mode; this is mode %s: build it again, or use --userns %s", diffID, mode, t.mode, mode)
+		}
 		return nil, 0, fmt.Errorf("layer %s: %w", diffID, err)
 	}
 	d, ok := snap.Recorded()
@@ -223,4 +226,22 @@ func (t treeLayers) OpenLayer(ctx context.Context, diffID digest.Digest) (io.Rea
 	r, w := io.Pipe()
 	go func() { w.CloseWithError(snap.WriteLayer(ctx, w)) }()
 	return r, d.Size, nil
+}
+
+// builtIn finds the other mode whose trees have a layer, or "".
+func (t treeLayers) builtIn(diffID digest.Digest) userns.Mode {
+	for _, mode := range []userns.Mode{userns.Root, userns.Subid, userns.Single} {
+		dir := filepath.Join(t.root, "trees", string(mode))
+		if mode == t.mode || !exists(dir) {
+			continue
+		}
+		trees, err := snapshot.Open(dir, mode == userns.Single)
+		if err != nil {
+			continue
+		}
+		if _, err := trees.ByDiffID(diffID); err == nil {
+			return mode
+		}
+	}
+	return ""
 }
