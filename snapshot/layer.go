@@ -7,6 +7,7 @@ import (
 	"hash"
 	"io"
 	"io/fs"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -49,34 +50,18 @@ func (s *Snapshot) writeLayer(ctx context.Context, out *stream, visited func(it 
 	}
 	var sum [sha256.Size]byte
 	err = scan(ctx, s.store, s.tree(), s.parent, owners, func(it *item) error {
-		h := tarHeader(it, s.meta.epoch)
-		if err := out.header(&h); err != nil {
-			return err
+		if visited == nil {
+			return out.item(ctx, it, s.meta.epoch, nil)
 		}
-		if it.fd >= 0 {
-			var content hash.Hash
-			if visited != nil {
-				content = sha256.New()
-			}
-			if err := out.copyFile(ctx, it.fd, it.size, content); err != nil {
-				return &fs.PathError{Op: "read", Path: it.path, Err: err}
-			}
-			if visited != nil {
-				content.Sum(sum[:0])
-			}
-		}
-		if visited != nil {
-			visited(it, sum[:])
-		}
-		return nil
+		content := sha256.New()
+		err := out.item(ctx, it, s.meta.epoch, content)
+		visited(it, content.Sum(sum[:0]))
+		return err
 	})
 	if err != nil {
 		return err
 	}
-	if err := out.write(zeros[:2*blockSize]); err != nil {
-		return err
-	}
-	return out.flushAll()
+	return out.end()
 }
 
 // streamBuffer is how much of a layer is gathered before it goes on. Measured:
@@ -116,6 +101,27 @@ func (s *stream) write(b []byte) error {
 	return nil
 }
 
+// end writes the end of the archive.
+func (s *stream) end() error {
+	if err := s.write(zeros[:2*blockSize]); err != nil {
+		return err
+	}
+	return s.flushAll()
+}
+
+// item adds an item, header and bytes. content, unless nil, hashes the bytes on
+// the way.
+func (s *stream) item(ctx context.Context, it *item, epoch *time.Time, content hash.Hash) error {
+	h := tarHeader(it, epoch)
+	if err := s.header(&h); err != nil || it.fd < 0 {
+		return err
+	}
+	if err := s.copyFile(ctx, it.fd, it.size, content); err != nil {
+		return &fs.PathError{Op: "read", Path: it.path, Err: err}
+	}
+	return nil
+}
+
 func (s *stream) header(h *header) error {
 	if cap(s.buf)-len(s.buf) >= 4*blockSize && len(h.attrs) == 0 && len(h.name)+len(h.link) < 2*blockSize {
 		s.buf = h.append(s.buf) // it fits
@@ -124,8 +130,7 @@ func (s *stream) header(h *header) error {
 	return s.write(h.append(nil))
 }
 
-// copyFile adds size bytes of the file, and the padding. content, unless nil,
-// hashes the bytes on the way.
+// copyFile adds size bytes of the file, and the padding.
 func (s *stream) copyFile(ctx context.Context, fd int, size int64, content hash.Hash) error {
 	for left := size; left > 0; {
 		if err := ctx.Err(); err != nil {

@@ -16,7 +16,8 @@ import (
 // The layer is written straight into the upper directory, in overlay's form,
 // and not through an overlay mount, although there the kernel would resolve the
 // names: a whiteout of a directory of 20,000 files is one call here and 20,000
-// there, an opaque mark cannot be made there at all, and every file costs more.
+// there, an opaque mark cannot be made there at all, and a file costs 1.4 times
+// as much (20,000 of them on tmpfs, Linux 6.18).
 // So names are resolved here, one at a time, by calls that never follow a
 // symlink and never see a slash: there is no way out, and nobody else is in.
 type place struct {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"io/fs"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,26 +33,11 @@ func (s *Snapshot) WriteTree(ctx context.Context, w io.Writer) error {
 		return b, err
 	}
 	walk := &scanner{ctx: ctx, owners: owners, remember: s.store.remember, links: make(map[uint64]*linkGroup)}
-	walk.visit = func(it *item) error {
-		h := tarHeader(it, s.meta.epoch)
-		if err := out.header(&h); err != nil {
-			return err
-		}
-		if it.fd < 0 {
-			return nil
-		}
-		if err := out.copyFile(ctx, it.fd, it.size, nil); err != nil {
-			return &fs.PathError{Op: "read", Path: it.path, Err: err}
-		}
-		return nil
-	}
+	walk.visit = func(it *item) error { return out.item(ctx, it, s.meta.epoch, nil) }
 	if err := walk.dir(root, -1, ""); err != nil {
 		return fmt.Errorf("write tree of %s: %w", s.id, err)
 	}
-	if err := out.write(zeros[:2*blockSize]); err != nil {
-		return err
-	}
-	return out.flushAll()
+	return out.end()
 }
 
 // ownersOfTree puts the tables of all layers together, each path with what the
