@@ -43,11 +43,11 @@ func (s *Selection) write() {
 	for i := range s.roots {
 		r := &s.roots[i]
 		if r.entry.dir == nil {
-			w.file(r.base, &r.entry)
+			w.file([]byte(r.base), &r.entry)
 			continue
 		}
 		w.text = append(w.text, ". dir\n"...)
-		w.dir("", r.entry.dir)
+		w.dir(r.entry.dir)
 	}
 	s.text = w.text
 	sum := sha256.Sum256(w.text)
@@ -68,25 +68,29 @@ func (e *fileEntry) listed(path int) int {
 
 type fileLister struct {
 	text   []byte
+	path   []byte               // of the directory at hand, with a slash
 	links  map[[2]uint64]string // the first name of each file that has several
 	owners bool
 }
 
-func (w *fileLister) dir(at string, d *fileDir) {
+func (w *fileLister) dir(d *fileDir) {
 	for i := range d.entries {
 		e := &d.entries[i]
-		path := joinPath(at, e.name)
-		w.file(path, e)
+		at := len(w.path)
+		w.path = append(w.path, e.name...)
+		w.file(w.path, e)
 		if e.dir != nil {
-			w.dir(path, e.dir)
+			w.path = append(w.path, '/')
+			w.dir(e.dir)
 		}
+		w.path = w.path[:at]
 	}
 }
 
 var fileKinds = map[uint32]string{unix.S_IFREG: " file ", unix.S_IFDIR: " dir ", unix.S_IFLNK: " link ",
 	unix.S_IFIFO: " fifo ", unix.S_IFSOCK: " socket ", unix.S_IFCHR: " char ", unix.S_IFBLK: " block "}
 
-func (w *fileLister) file(path string, e *fileEntry) {
+func (w *fileLister) file(path []byte, e *fileEntry) {
 	t := appendPath(w.text, path)
 	kind := e.st.kind()
 	t = append(t, fileKinds[kind]...)
@@ -119,7 +123,7 @@ func (w *fileLister) file(path string, e *fileEntry) {
 		if first, ok := w.links[id]; ok {
 			t = appendPath(append(t, " hardlink "...), first)
 		} else {
-			w.links[id] = path
+			w.links[id] = string(path)
 		}
 	}
 	if e.implied {
@@ -129,10 +133,10 @@ func (w *fileLister) file(path string, e *fileEntry) {
 }
 
 // appendPath writes a path so that it is one word.
-func appendPath(t []byte, path string) []byte {
+func appendPath[S string | []byte](t []byte, path S) []byte {
 	for i := 0; i < len(path); i++ {
 		if c := path[i]; c <= ' ' || c == '"' || c == '\\' || c >= 0x7f {
-			return strconv.AppendQuote(t, path)
+			return strconv.AppendQuote(t, string(path))
 		}
 	}
 	return append(t, path...)
