@@ -17,11 +17,11 @@ import (
 //
 //	files := &Files{Root: dir, Ignore: patterns, Local: true, Cache: cache}
 //	sel, err := files.Select(ctx, CopySources{Words: []string{"src", "*.go"}})
-//	sel.Digest()                        // what the step's key takes
-//	sel.CopyTo(ctx, draft, CopyInto{})  // the same bytes, into a root
+//	sel.Digest()                                             // what the step's key takes
+//	sel.CopyTo(ctx, CopyInto{Root: draft, Dest: "/app/"})    // the same bytes
 //
 // Select works in any stage of mk and needs no privilege. CopyTo needs what
-// setting the owners needs; see OwnerSetter for trees whose owners are
+// setting the owners needs; see OwnerTable for trees whose owners are
 // remembered. Paths of either tree are never joined and opened: every step is
 // an *at call on a descriptor of the directory before it, with O_NOFOLLOW, and
 // symlinks are read and walked here, clamped to the root. So a tree that

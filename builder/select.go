@@ -110,16 +110,15 @@ func (f *Files) Select(ctx context.Context, c CopySources) (*Selection, error) {
 	// Sources are collected first, so that one walk hashes them all: w keeps
 	// pointers into found[i].root.
 	type source struct {
-		root   *fileRoot
-		must   string // with Parents: the path that has to exist
-		parent bool
+		root *fileRoot
+		must string // with Parents: the path that has to exist
 	}
 	var found []source
 	for _, word := range c.Words {
 		pattern, must := "", ""
 		var include *patternSet
 		if c.Parents {
-			word, pattern, _ = cutPivot(word)
+			word, pattern = cutPivot(word)
 			if pattern != "" {
 				if include, err = newPatternSet([]string{pattern}); err != nil {
 					return nil, err
@@ -135,7 +134,7 @@ func (f *Files) Select(ctx context.Context, c CopySources) (*Selection, error) {
 		}
 		for _, p := range places {
 			root := &fileRoot{base: p.base, path: p.path}
-			found = append(found, source{root, must, c.Parents})
+			found = append(found, source{root, must})
 			if c.Parents && !p.st.isDir() && pattern != "" {
 				p.dir.release()
 				root.entry.dir = &fileDir{}
@@ -167,12 +166,12 @@ func (f *Files) Select(ctx context.Context, c CopySources) (*Selection, error) {
 
 // cutPivot splits a --parents word at its first "/./": what is before is only
 // the way, what is behind is copied with its directories.
-func cutPivot(word string) (base, pattern string, found bool) {
-	base, pattern, found = strings.Cut(word, "/./")
+func cutPivot(word string) (base, pattern string) {
+	base, pattern, found := strings.Cut(word, "/./")
 	if !found {
 		base, pattern = "/", word
 	}
-	return base, strings.TrimPrefix(path.Clean("/"+pattern), "/"), found
+	return base, strings.TrimPrefix(path.Clean("/"+pattern), "/")
 }
 
 // hasWildcard tells whether BuildKit would look for matches of p.

@@ -89,7 +89,7 @@ func TestDigestOfOwnersAndAttributes(t *testing.T) {
 	}
 }
 
-// TestWalkIsSorted lists a deep and wide tree many times over, in parallel.
+// TestWalkIsStable lists a deep and wide tree many times over, in parallel.
 func TestWalkIsStable(t *testing.T) {
 	dir := t.TempDir()
 	for i := range 200 {
