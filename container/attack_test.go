@@ -1,11 +1,14 @@
 package container
 
 import (
+	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -335,5 +338,55 @@ func TestParseCaps(t *testing.T) {
 	dir := newRoot(t)
 	if out := output(t, dir, all); mode != userns.Root && strings.Contains(out, "a80425fb") {
 		t.Errorf("all capabilities: %s", out)
+	}
+}
+
+// As in a docker container: a part of /proc is hidden, and the kernel refuses a fresh one.
+func TestOuterProcWhereAFreshOneIsRefused(t *testing.T) {
+	if os.Getenv(maskedEnv) != "" {
+		dir := newRoot(t)
+		root := mounted(t, dir)
+		defer root.Close()
+		p, err := Start(context.Background(), sh("test -d /proc/self && ! (: > /proc/sys/kernel/hostname)"), root, IO{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		status, err := p.Wait()
+		if err != nil || status.Code != 0 || len(p.Notices()) != 1 || !strings.Contains(p.Notices()[0], "outer /proc") {
+			t.Errorf("%v, %v, notices %q", status, err, p.Notices())
+		}
+		return
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestOuterProcWhereAFreshOneIsRefused$")
+	cmd.Env = append(os.Environ(), maskedEnv+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
+	out, err := cmd.CombinedOutput()
+	if strings.Contains(string(out), "skip: ") {
+		t.Skipf("%s", out)
+	}
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// mk in a container with docker's filter: user namespaces are refused, with the advice for that.
+func TestNestedIsRefusedWithAdvice(t *testing.T) {
+	if os.Getenv(parentEnv) != "" {
+		choice, err := userns.Choose("")
+		if err == nil {
+			_, err = userns.Enter(context.Background(), choice)
+		}
+		if err == nil || !strings.Contains(userns.Advice(err), "seccomp=unconfined") {
+			t.Errorf("%v, advice %q", err, userns.Advice(err))
+		}
+		return
+	}
+	dir := newRoot(t)
+	s := spec("/proc/self/exe", "-test.run=^TestNestedIsRefusedWithAdvice$")
+	s.Env = append(s.Env, parentEnv+"="+string(mode))
+	if out, status, err := run1(t, dir, s); codeOf(err) == 127 {
+		t.Skipf("not a static executable: %v", err)
+	} else if err != nil || status.Code != 0 {
+		t.Errorf("%v, %v\n%s", status, err, out)
 	}
 }

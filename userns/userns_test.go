@@ -23,6 +23,7 @@ import (
 const (
 	scenarioEnv = "MK_USERNS_TEST"
 	modeEnv     = "MK_USERNS_TEST_MODE"
+	nnpEnv      = "MK_USERNS_TEST_NNP"
 )
 
 var scenarios = map[string]func(in *Inside) int{
@@ -69,6 +70,18 @@ var scenarios = map[string]func(in *Inside) int{
 		unix.Kill(os.Getpid(), unix.SIGKILL)
 		select {}
 	},
+	"nested": func(in *Inside) int { // user namespaces are used up, for those inside
+		if err := os.WriteFile("/proc/sys/user/max_user_namespaces", []byte("0"), 0); err != nil {
+			fmt.Println("skip:", err)
+			return 0
+		}
+		choice, err := Choose("single")
+		if err == nil {
+			_, err = Enter(context.Background(), choice)
+		}
+		fmt.Println(err, "advice:", Advice(err))
+		return 0
+	},
 	"survey": func(in *Inside) int {
 		dir, err := os.MkdirTemp("", "survey")
 		if err != nil {
@@ -92,6 +105,11 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(scenarios[name](in))
 	case name != "":
+		if os.Getenv(nnpEnv) != "" {
+			if err := everyThread(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1); err != nil {
+				panic(err)
+			}
+		}
 		choice, err := Choose(os.Getenv(modeEnv))
 		if err == nil {
 			var code int
@@ -236,6 +254,37 @@ func TestInsideKilledLeavesNothing(t *testing.T) {
 			t.Errorf("child %d is still there: %v", pid, err)
 		}
 	})
+}
+
+func TestNamespacesUsedUp(t *testing.T) {
+	modes(t, func(t *testing.T, mode Mode) {
+		out, err := host(t, "nested", mode).Output()
+		if strings.HasPrefix(string(out), "skip:") {
+			t.Skipf("%s", out)
+		}
+		if err != nil || !strings.Contains(string(out), "no space left on device advice: user namespaces are switched off") {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+}
+
+// As in a Kubernetes pod with allowPrivilegeEscalation: false.
+func TestNoNewPrivsMeansSingle(t *testing.T) {
+	need(t, Single)
+	if os.Getuid() == 0 {
+		t.Skip("root needs no newuidmap")
+	}
+	cmd := host(t, "facts", "")
+	cmd.Env = append(cmd.Env, nnpEnv+"=1")
+	out, err := cmd.Output()
+	if err != nil || !strings.Contains(string(out), `"mode":"single"`) {
+		t.Errorf("%v: %s", err, out)
+	}
+	cmd = host(t, "facts", Subid)
+	cmd.Env = append(cmd.Env, nnpEnv+"=1")
+	if err := cmd.Run(); err == nil {
+		t.Errorf("mode subid under no_new_privs")
+	}
 }
 
 func TestSurvey(t *testing.T) {
