@@ -367,7 +367,7 @@ func TestKilledParentLeavesNothing(t *testing.T) {
 	both(t, func(t *testing.T, init bool) {
 		r, w, _ := os.Pipe()
 		proc, err := os.StartProcess("/proc/self/exe", []string{"parent", "-test.run=^TestKilledParentLeavesNothing$"}, &os.ProcAttr{
-			Env: append(os.Environ(), parentEnv+"="+string(mode), "MK_CONTAINER_INIT="+strconv.FormatBool(init)), Files: []*os.File{nil, w, os.Stderr},
+			Env: append(os.Environ(), parentEnv+"="+string(mode), "MK_CONTAINER_INIT="+strconv.FormatBool(init), "TMPDIR="+t.TempDir()), Files: []*os.File{nil, w, os.Stderr},
 		})
 		w.Close()
 		if err != nil {
