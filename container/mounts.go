@@ -132,6 +132,10 @@ func newFS(name string, attributes int, options ...string) (int, error) {
 		return -1, err
 	}
 	defer unix.Close(fsfd)
+	// What mount(8) and df show as the device, as with docker.
+	if err := unix.FsconfigSetString(fsfd, "source", name); err != nil {
+		return -1, err
+	}
 	for _, o := range options {
 		key, value, hasValue := strings.Cut(o, "=")
 		switch {

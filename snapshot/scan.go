@@ -53,8 +53,12 @@ type scanner struct {
 	visit    func(*item) error
 	owners   *Owners
 	remember bool // owners' UID and GID count
+	parent   *Snapshot
 	links    map[uint64]*linkGroup
 	item     item
+	// held are directories, each in the one before, of which nothing differs from
+	// the parent's so far: see subdir.
+	held []item
 }
 
 // linkGroup is a file with several names of which not all have been seen.
@@ -65,7 +69,7 @@ type linkGroup struct {
 
 // scan visits the items of the layer that upper makes of parent.
 func scan(ctx context.Context, store *Store, upper string, parent *Snapshot, owners *Owners, visit func(*item) error) error {
-	s := &scanner{ctx: ctx, visit: visit, owners: owners, remember: store.remember, links: make(map[uint64]*linkGroup)}
+	s := &scanner{ctx: ctx, visit: visit, owners: owners, remember: store.remember, parent: parent, links: make(map[uint64]*linkGroup)}
 	lower := -1
 	if parent != nil {
 		m, err := parent.Mount()
@@ -198,7 +202,7 @@ func (s *scanner) entry(dir, lower int, prefix, name string) error {
 			return &fs.PathError{Op: "stat in parent", Path: p, Err: err}
 		}
 		s.item.kind, s.item.path = gone, p
-		return s.visit(&s.item)
+		return s.emit(&s.item)
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFSOCK:
@@ -213,7 +217,7 @@ func (s *scanner) entry(dir, lower int, prefix, name string) error {
 	if s.item.fd >= 0 {
 		defer unix.Close(s.item.fd)
 	}
-	return s.visit(&s.item)
+	return s.emit(&s.item)
 }
 
 // file completes the item of a file that is no directory.
@@ -270,9 +274,7 @@ func (s *scanner) subdir(dir, lower int, p, name string, st *unix.Stat_t) error 
 	s.item.set(p, st)
 	s.item.size = 0
 	s.item.own(s.owners, s.remember)
-	if err := s.visit(&s.item); err != nil {
-		return err
-	}
+	is := s.item
 	below := -1
 	if lower >= 0 {
 		below, err = openAt(lower, name, oLook, 0)
@@ -285,12 +287,70 @@ func (s *scanner) subdir(dir, lower int, p, name string, st *unix.Stat_t) error 
 			return &fs.PathError{Op: "open in parent", Path: p, Err: err}
 		}
 	}
-	if below >= 0 && isOpaque(fd) {
+	opaque := below >= 0 && isOpaque(fd)
+	if below >= 0 && !opaque {
+		same, err := s.asBelow(&is, lower, name)
+		if err != nil {
+			return &fs.PathError{Op: "stat in parent", Path: p, Err: err}
+		}
+		if same {
+			// Copied up for something that is gone again, a mount point say, the
+			// directory is no change. It is one if anything in it is.
+			s.held = append(s.held, is)
+			depth := len(s.held)
+			err := s.dir(fd, below, p+"/")
+			if len(s.held) >= depth {
+				s.held = s.held[:depth-1]
+			}
+			return err
+		}
+	}
+	if err := s.emit(&is); err != nil {
+		return err
+	}
+	if opaque {
 		below = -1
 		s.item = item{kind: emptied, path: p, fd: -1}
-		if err := s.visit(&s.item); err != nil {
+		if err := s.emit(&s.item); err != nil {
 			return err
 		}
 	}
 	return s.dir(fd, below, p+"/")
+}
+
+// asBelow tells whether a directory is, but for what is in it, the one that the
+// parent has there.
+func (s *scanner) asBelow(is *item, lower int, name string) (bool, error) {
+	st, err := statAt(lower, name)
+	if err != nil {
+		return false, err
+	}
+	was := item{fd: -1}
+	if was.attrs, err = attrsAt(lower, name, -1); err != nil {
+		return false, err
+	}
+	was.set(is.path, &st)
+	o, ok, err := s.parent.Owner(is.path)
+	if err != nil {
+		return false, err
+	}
+	if ok {
+		one := newOwners()
+		one.Set(is.path, o)
+		was.own(one, s.remember)
+	}
+	return is.mode == was.mode && is.uid == was.uid && is.gid == was.gid && is.mtime == was.mtime &&
+		slices.Equal(is.attrs, was.attrs), nil
+}
+
+// emit visits an item, and before it the directories held back above it.
+func (s *scanner) emit(it *item) error {
+	held := s.held
+	s.held = nil
+	for i := range held {
+		if err := s.visit(&held[i]); err != nil {
+			return err
+		}
+	}
+	return s.visit(it)
 }
