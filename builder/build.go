@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"time"
 
@@ -200,6 +201,9 @@ func (e *engine) make(ctx context.Context, n *Node, m *made) error {
 	facts := func(parent string) *KeyText {
 		t := newKeyText(image.FormatPlatform(e.plan.Platform), parent)
 		act.describe(t)
+		if e.plan.Epoch != nil { // it is in the layer's times
+			t.Add("epoch", strconv.FormatInt(e.plan.Epoch.Unix(), 10))
+		}
 		return t
 	}
 	// The parent's digest may still be on its way. It is worth waiting for only

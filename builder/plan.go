@@ -146,7 +146,11 @@ func (p *planner) globals() (err error) {
 	if err != nil {
 		return err
 	}
-	if v, ok := p.global.Get("SOURCE_DATE_EPOCH"); ok && v != "" {
+	v, ok := p.opt.Args["SOURCE_DATE_EPOCH"]
+	if !ok {
+		v, _ = p.global.Get("SOURCE_DATE_EPOCH")
+	}
+	if v != "" {
 		t, err := ParseEpoch(v)
 		if err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -56,7 +57,8 @@ func newBuild(a *app) *cobra.Command {
 		Long:  buildHelp,
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return a.build(c.Context(), &f, args[0])
+			src, err := a.build(c.Context(), &f, args[0])
+			return reportBuild(src, err)
 		},
 	}
 	fl := c.Flags()
@@ -92,23 +94,23 @@ func envOr(name, otherwise string) string {
 
 // build is the command. It runs in the stage host first, where a build that the
 // records know whole ends; else the same runs again inside.
-func (a *app) build(ctx context.Context, f *buildFlags, contextArg string) error {
+func (a *app) build(ctx context.Context, f *buildFlags, contextArg string) (*recipeFile, error) {
 	outputs, err := parseOutputs(f.outputs, f.tags)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	src, err := readRecipe(f.file, contextArg)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	files, err := openContext(contextArg, src.path)
 	if err != nil {
-		return err
+		return src, err
 	}
 	defer files.Root.Close()
 	s, err := a.open()
 	if err != nil {
-		return err
+		return src, err
 	}
 	defer s.Close()
 	files.Cache = s.statCache(contextArg)
@@ -117,9 +119,9 @@ func (a *app) build(ctx context.Context, f *buildFlags, contextArg string) error
 	err = b.run(ctx)
 	if errors.Is(err, builder.ErrNeedsInside) && a.stage == userns.StageHost {
 		s.Close()
-		return a.enter()
+		return src, a.enter()
 	}
-	return b.report(err)
+	return src, err
 }
 
 // building is one mk build at work.
@@ -190,7 +192,7 @@ func (b *building) run(ctx context.Context) (err error) {
 			return fmt.Errorf("write image ID: %w", err)
 		}
 	}
-	if f.quiet {
+	if f.quiet && !slices.ContainsFunc(b.outputs, func(o output) bool { return o.dest == "-" }) {
 		fmt.Println(img.ID())
 	}
 	return nil
@@ -250,17 +252,16 @@ func (b *building) builder(progress builder.Reporter) (*builder.Builder, error) 
 	}, nil
 }
 
-// report ends a build as buildx does: the excerpt of the recipe, then ERROR.
-func (b *building) report(err error) error {
-	if err == nil {
-		return nil
-	}
-	if canceled(err) {
+// reportBuild ends a build as buildx does: the excerpt of the recipe, then ERROR.
+// src is nil where it went wrong before there was a recipe.
+func reportBuild(src *recipeFile, err error) error {
+	var exit *exitError
+	if err == nil || canceled(err) || errors.As(err, &exit) { // inside has said it
 		return err
 	}
 	var placed *recipe.Error
-	if errors.As(err, &placed) && b.src != nil {
-		fmt.Fprint(os.Stderr, recipe.Excerpt(b.src.lines(), placed.Pos))
+	if errors.As(err, &placed) && src != nil {
+		fmt.Fprint(os.Stderr, recipe.Excerpt(src.lines(), placed.Pos))
 	}
 	fmt.Fprintf(os.Stderr, "ERROR: %v\n", err)
 	if h := hint(err); h != "" {

@@ -76,7 +76,14 @@ func (f *finder) archive(ctx context.Context, transport, path string, platform *
 			path, want = path[:i], path[i+1:]
 		}
 	}
-	found, err := f.images.ReadArchive(ctx, path)
+	var found []image.Tagged
+	var err error
+	if st, serr := os.Stat(path); serr == nil && st.IsDir() && want != "" && !strings.Contains(want, "sha256:") {
+		found, err = f.images.ReadLayout(ctx, path, want)
+		want = ""
+	} else {
+		found, err = f.images.ReadArchive(ctx, path)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s:%s: %w", transport, path, err)
 	}

@@ -16,7 +16,7 @@ import (
 
 // imageDocument is an image as docker's inspect prints it.
 type imageDocument struct {
-	ID           digest.Digest `json:"Id"`
+	Id           digest.Digest // docker's spelling: templates say .Id
 	RepoTags     []string
 	RepoDigests  []string
 	Created      string
@@ -83,7 +83,7 @@ func newInspect(a *app) *cobra.Command {
 func (s *store) document(img *image.Image) (imageDocument, error) {
 	config := img.Config()
 	d := imageDocument{
-		ID: img.ID(), RepoTags: []string{}, RepoDigests: []string{}, Author: config.Author, Config: config.Config,
+		Id: img.ID(), RepoTags: []string{}, RepoDigests: []string{}, Author: config.Author, Config: config.Config,
 		Architecture: config.Architecture, Variant: config.Variant, Os: config.OS, Size: img.Size(),
 		Digest: img.Target().Digest, History: config.History,
 	}

@@ -114,7 +114,7 @@ func newRoot(a *app) *cobra.Command {
 		Args:          cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return c.Help()
+				return errors.New("no command given: mk --help lists them")
 			}
 			err := fmt.Errorf("unknown command %q", args[0])
 			if near := c.SuggestionsFor(args[0]); len(near) > 0 {

@@ -208,11 +208,9 @@ func (f *runFlags) spec(img *image.Image, root *os.File, entrypointSet bool, arg
 	spec.Hostname = f.hostname
 	if spec.Hostname == "" {
 		spec.Hostname = newContainerID()[:12]
-		if f.network == "host" {
-			if name, err := os.Hostname(); err == nil {
-				spec.Hostname = name
-			}
-		}
+	}
+	if !slices.ContainsFunc(spec.Env, func(kv string) bool { return strings.HasPrefix(kv, "HOSTNAME=") }) {
+		spec.Env = append(spec.Env, "HOSTNAME="+spec.Hostname)
 	}
 	spec.Name = spec.Hostname
 	if f.tty {

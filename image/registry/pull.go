@@ -141,6 +141,7 @@ func (c *Client) eachPlace(ctx context.Context, ref image.Reference, f func(*ses
 	if err != nil {
 		return err
 	}
+	var refused error // what the first place said
 	for _, e := range places {
 		var s *session
 		if s, err = c.open(ctx, e, ref.Path(), transport.PullScope, nil); err == nil {
@@ -149,6 +150,12 @@ func (c *Client) eachPlace(ctx context.Context, ref image.Reference, f func(*ses
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
+		if refused == nil {
+			refused = err
+		}
+	}
+	if refused != nil && len(places) > 1 { // a mirror's answer is not lost behind an unreachable registry
+		return fmt.Errorf("%w; then %w", refused, err)
 	}
 	return err
 }
