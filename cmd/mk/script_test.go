@@ -10,6 +10,9 @@ package main
 //	$HOME            $WORK/home
 //	$XDG_RUNTIME_DIR $WORK/run
 //	$REGISTRY        host:port of the registry; docker.io is mirrored to it
+//	$MODE            subid, single or root
+//	$NAME            the script's name, for repositories of its own
+//	$UNIQUE          a number, for processes of its own
 //
 // After a script passed, the harness asks what every script would have to ask: is
 // the store whole (mk check), is a mount left, does a process still live in $WORK?
@@ -21,6 +24,7 @@ package main
 import (
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"os/user"
@@ -133,9 +137,15 @@ func setupScript(t *testing.T, env *testscript.Env, binary string) error {
 	env.Setenv("REGISTRY", registry)
 	env.Setenv("MK_REGISTRY_MIRRORS", "docker.io=http://"+registry)
 	env.Setenv("MODE", testMode())
+	env.Setenv("UNIQUE", fmt.Sprint(1_000_000+rand.IntN(1_000_000_000)))
 	env.Setenv("NAME", strings.TrimPrefix(filepath.Base(env.WorkDir), "script-"))
+	limit := time.AfterFunc(scriptLimit, func() { killOf(env.WorkDir) })
 	env.Defer(func() {
-		if !t.Failed() && !t.Skipped() {
+		limit.Stop()
+		switch {
+		case t.Failed():
+			killOf(env.WorkDir) // testscript waits for what runs in the background
+		case !t.Skipped():
 			s.checkNothingLeft(env)
 		}
 	})

@@ -137,7 +137,8 @@ func parseSize(s string) (int64, error) {
 
 // proc PATTERN
 // waits until a process whose command line matches lives; "! proc" until none does.
-// Scripts run at once, so the pattern has to be this script's own.
+// Scripts run at once, so the pattern has to be this script's own: $UNIQUE is a number that
+// no other script of this machine has.
 func cmdProc(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 1 {
 		ts.Fatalf("usage: [!] proc PATTERN")
@@ -182,6 +183,27 @@ func processes(keep func(pid, cmdline string) bool) []string {
 // that is still inside.
 func processesIn(dir string) []string {
 	return processes(func(pid, _ string) bool { return len(mountsUnder(dir, pid)) > 0 })
+}
+
+// killOf ends the processes that a script of that directory started, known by the $WORK
+// in their environment, and looks again for those that were just being forked.
+func killOf(work string) {
+	for quiet := 0; quiet < 3; time.Sleep(20 * time.Millisecond) {
+		found := processes(func(pid, _ string) bool {
+			environ, _ := os.ReadFile(filepath.Join("/proc", pid, "environ"))
+			return slices.Contains(strings.Split(string(environ), "\x00"), "WORK="+work)
+		})
+		if len(found) == 0 {
+			quiet++
+			continue
+		}
+		for _, line := range found {
+			pid, _, _ := strings.Cut(line, " ")
+			if n, err := strconv.Atoi(pid); err == nil {
+				syscall.Kill(n, syscall.SIGKILL)
+			}
+		}
+	}
 }
 
 // mountsUnder lists the mounts of a process that name dir, as mount point or as source.
@@ -248,7 +270,7 @@ func cmdCount(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	n := 0
 	for line := range strings.Lines(ts.ReadFile("stderr")) {
-		if re.MatchString(line) {
+		if re.MatchString(strings.TrimSuffix(line, "\n")) {
 			n++
 		}
 	}
