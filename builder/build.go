@@ -182,14 +182,18 @@ func (e *engine) node(ctx context.Context, n *Node) (*made, error) {
 // make finds or makes the snapshot of one node.
 func (e *engine) make(ctx context.Context, n *Node, m *made) error {
 	// What a step takes files from is needed for its key; its parent's tree is
-	// only needed if it must run. Both are started now, the parent waited for first.
+	// only needed if it must run. Both are started now, the parent waited for first,
+	// unless the step does not look at it.
 	for _, t := range n.From {
 		if t.Node != nil {
 			e.begin(t.Node)
 		}
 	}
-	parent, err := e.content(ctx, n.Parent)
-	if err != nil {
+	if n.linked() {
+		if n.Parent.Node != nil {
+			e.begin(n.Parent.Node)
+		}
+	} else if _, err := e.content(ctx, n.Parent); err != nil {
 		return err
 	}
 	act, err := e.action(ctx, n)
@@ -209,7 +213,7 @@ func (e *engine) make(ctx context.Context, n *Node, m *made) error {
 	// The parent's digest may still be on its way. It is worth waiting for only
 	// if this step has run before: the first time, nothing can hit.
 	if len(e.Records.StepKeys(facts("").Step())) > 0 && !n.NoCache {
-		content, err := parent.wait(ctx)
+		content, err := e.contentOf(ctx, n.Parent)
 		if err != nil {
 			return err
 		}
@@ -224,18 +228,18 @@ func (e *engine) make(ctx context.Context, n *Node, m *made) error {
 	if !e.Inside {
 		return ErrNeedsInside
 	}
-	snap, err := e.execute(ctx, n, act)
+	snap, made, err := e.execute(ctx, n, act, facts)
 	if err != nil {
 		return at(n.Step.At(), err)
 	}
-	m.id, m.at = snap.ID(), time.Now().UTC().Truncate(time.Second)
+	m.id, m.at = snap.ID(), made
 	e.group.Go(func() error {
 		defer close(m.digested)
 		m.digests, m.digestErr = e.digest(snap)
 		if m.digestErr != nil {
 			return m.digestErr
 		}
-		content, err := parent.wait(e.ctx)
+		content, err := e.contentOf(e.ctx, n.Parent)
 		if err != nil {
 			return err
 		}
@@ -248,12 +252,24 @@ func (e *engine) make(ctx context.Context, n *Node, m *made) error {
 	return nil
 }
 
-// execute runs a step on a draft of its parent's tree and commits it.
-func (e *engine) execute(ctx context.Context, n *Node, act action) (snap *snapshot.Snapshot, err error) {
+// execute makes the snapshot of a step, and tells when it was made.
+func (e *engine) execute(ctx context.Context, n *Node, act action, facts func(parent string) *KeyText) (*snapshot.Snapshot, time.Time, error) {
+	if n.linked() {
+		return e.link(ctx, n, act, facts(alone))
+	}
 	parent, err := e.tree(ctx, n.Parent)
 	if err != nil {
-		return nil, err
+		return nil, time.Time{}, err
 	}
+	snap, err := e.onDraft(ctx, n, act, parent)
+	return snap, now(), err
+}
+
+// now is the time as records and history have it.
+func now() time.Time { return time.Now().UTC().Truncate(time.Second) }
+
+// onDraft runs a step on a draft of a tree, nil for none, and commits it.
+func (e *engine) onDraft(ctx context.Context, n *Node, act action, parent *snapshot.Snapshot) (snap *snapshot.Snapshot, err error) {
 	select {
 	case e.work <- struct{}{}:
 		defer func() { <-e.work }()
@@ -311,6 +327,15 @@ func (c content) wait(ctx context.Context) (string, error) {
 	}
 	d, err := c.made.wait(ctx)
 	return d.Content.String(), err
+}
+
+// contentOf waits until it is known what is in a tree.
+func (e *engine) contentOf(ctx context.Context, t Tree) (string, error) {
+	c, err := e.content(ctx, t)
+	if err != nil {
+		return "", err
+	}
+	return c.wait(ctx)
 }
 
 // content makes sure that a tree exists, or can be had, and tells what is in it.

@@ -32,9 +32,6 @@ type copyStep struct {
 
 func (e *engine) newCopy(ctx context.Context, n *Node, st *recipe.Copy) (_ action, err error) {
 	c := &copyStep{engine: e, node: n, step: st}
-	if st.Link {
-		return nil, fmt.Errorf("%s --link is not supported yet", st.Keyword())
-	}
 	for _, src := range st.Sources {
 		if isRemote(src) {
 			if !st.Add {
@@ -155,6 +152,9 @@ func (c *copyStep) describe(t *KeyText) {
 	}
 	if st.Parents {
 		t.Add("parents")
+	}
+	if c.node.linked() {
+		t.Add("link")
 	}
 	if st.Unpack != nil {
 		t.Add("unpack", strconv.FormatBool(*st.Unpack))

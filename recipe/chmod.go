@@ -167,7 +167,7 @@ func (c *Copy) check() error {
 // byName tells whether a --chown has a name that only a passwd file explains.
 func byName(chown string) bool {
 	for _, id := range strings.Split(chown, ":") {
-		if _, err := strconv.Atoi(id); err != nil && id != "" {
+		if _, err := strconv.Atoi(id); err != nil && id != "" && id != "root" {
 			return true
 		}
 	}

@@ -103,7 +103,7 @@ func (s *Snapshot) checkDigests(ctx context.Context) error {
 		}
 		parent = &d
 	}
-	is, err := s.compute(ctx, parent)
+	is, err := s.recompute(ctx, parent, was.Alone != "")
 	if err != nil {
 		return err
 	}
@@ -111,6 +111,15 @@ func (s *Snapshot) checkDigests(ctx context.Context) error {
 		return fmt.Errorf("%w: computed %+v, recorded %+v", errDiffers, is, was)
 	}
 	return nil
+}
+
+// recompute finds the digests from the tree, again.
+func (s *Snapshot) recompute(ctx context.Context, parent *Digests, isRebased bool) (Digests, error) {
+	if !isRebased {
+		return s.compute(ctx, parent)
+	}
+	alone, err := s.hashTree(ctx, nil)
+	return rebased(alone, parent), err
 }
 
 // checkRecord verifies that a look-up record leads to what it is called.

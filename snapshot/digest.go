@@ -153,10 +153,15 @@ func (s *Snapshot) applied(parent *Digests) Digests {
 	return Digests{Content: ContentOfChain(chain), DiffID: s.meta.layer, Size: s.meta.size, Chain: chain}
 }
 
-// compute finds the digests. An applied layer is not read.
+// compute finds the digests. An applied layer is not read, nor one whose digests
+// without a parent are known.
 func (s *Snapshot) compute(ctx context.Context, parent *Digests) (Digests, error) {
 	if s.meta.layer != "" {
 		return s.applied(parent), nil
+	}
+	if s.alone != nil {
+		d, err := s.alone.Digests(ctx)
+		return rebased(d, parent), err
 	}
 	return s.hashTree(ctx, parent)
 }

@@ -31,7 +31,8 @@
 //	  meta                 text: parent, epoch, and the layer it was applied from
 //	  tree/                the changes, in overlay's own form (user.overlay.*, whiteouts as devices 0:0)
 //	  owners               text: what files should have and could not be given; may be missing
-//	  digests              text: content, DiffID, chain and size; missing until somebody has asked
+//	  digests              text: content, DiffID, chain and size; missing until somebody has asked;
+//	                       and of a layer that Rebase put here, its content without a parent
 //	chains/sha256/<hex>    text: the ID of a snapshot with that chain
 //	diffids/sha256/<hex>   text: the ID of a snapshot whose WriteLayer has that DiffID
 //

@@ -27,7 +27,8 @@ type Draft struct {
 	mounts int // overlay work directories used up
 	ended  bool
 	meta   meta
-	read   int64 // bytes of the last Apply
+	read   int64     // bytes of the last Apply
+	alone  *Snapshot // see Rebase
 }
 
 // NewDraft starts a tree that looks like parent; nil is the empty tree. The
@@ -177,7 +178,7 @@ func (d *Draft) commit() (*Snapshot, error) {
 	if err := writeAtomic(filepath.Join(d.dir, "meta"), d.meta.text()); err != nil {
 		return nil, err
 	}
-	snap := &Snapshot{store: d.store, id: d.id, parent: parent, meta: d.meta}
+	snap := &Snapshot{store: d.store, id: d.id, parent: parent, meta: d.meta, alone: d.alone}
 	// The rename is the commit point: before it the directory is garbage as
 	// soon as our lock is free, after it the tree must never change again.
 	if err := os.Rename(d.dir, snap.Dir()); err != nil {

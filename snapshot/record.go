@@ -84,11 +84,18 @@ type Digests struct {
 	Size   int64
 	// Chain is OCI's ChainID of all layers up to this one.
 	Chain digest.Digest
+	// Alone is, of a layer that Rebase gave its parent, the Content that it has
+	// without one; else "".
+	Alone digest.Digest
 }
 
 func (d Digests) text() []byte {
-	return fmt.Appendf(nil, "%s\ncontent %s\ndiffid %s\nchain %s\nsize %d\n",
+	text := fmt.Appendf(nil, "%s\ncontent %s\ndiffid %s\nchain %s\nsize %d\n",
 		digestsHeader, d.Content, d.DiffID, d.Chain, d.Size)
+	if d.Alone != "" {
+		text = fmt.Appendf(text, "alone %s\n", d.Alone)
+	}
+	return text
 }
 
 func readDigests(path string) (Digests, error) {
@@ -109,6 +116,9 @@ func readDigests(path string) (Digests, error) {
 			err = d.Chain.Validate()
 		case "size":
 			d.Size, err = strconv.ParseInt(f[1], 10, 64)
+		case "alone":
+			d.Alone = digest.Digest(f[1])
+			err = d.Alone.Validate()
 		default:
 			err = fmt.Errorf("line %q is not understood", strings.Join(f, " "))
 		}

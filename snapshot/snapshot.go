@@ -12,7 +12,9 @@ type Snapshot struct {
 	id     ID
 	parent *Snapshot
 	meta   meta
+	alone  *Snapshot // made by Rebase in this process: the same layer without a parent
 
+	kept     string // see View: the directory, which is not the store's
 	owners   tableOnce
 	recorded recorded
 }
@@ -38,7 +40,12 @@ func (s *Snapshot) Layers() []*Snapshot {
 }
 
 // Dir is the directory of the snapshot; its tree is below, see the package doc.
-func (s *Snapshot) Dir() string { return s.store.path("snapshots", string(s.id)) }
+func (s *Snapshot) Dir() string {
+	if s.kept != "" {
+		return s.kept
+	}
+	return s.store.path("snapshots", string(s.id))
+}
 
 func (s *Snapshot) tree() string { return filepath.Join(s.Dir(), "tree") }
 

@@ -96,7 +96,7 @@ func TestSetLayer(t *testing.T) {
 				chain = digest.FromString(chain.String() + " " + diffID.String())
 			}
 			got, ok := snap.Recorded()
-			if want := (Digests{ContentOfChain(chain), diffID, int64(len(layer)), chain}); !ok || got != want {
+			if want := (Digests{Content: ContentOfChain(chain), DiffID: diffID, Size: int64(len(layer)), Chain: chain}); !ok || got != want {
 				t.Errorf("recorded %+v %v, want %+v", got, ok, want)
 			}
 			if by, err := s.ByChain(chain); err != nil || by.ID() != snap.ID() {
