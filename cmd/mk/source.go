@@ -38,6 +38,9 @@ func readRecipe(file, dir string) (*recipeFile, error) {
 	}
 	path := file
 	if path == "" {
+		if _, err := os.Stat(dir); err != nil {
+			return nil, fmt.Errorf("open context: %w", err)
+		}
 		for _, name := range recipeNames {
 			if st, err := os.Stat(filepath.Join(dir, name)); err == nil && st.Mode().IsRegular() {
 				path = filepath.Join(dir, name)
