@@ -28,6 +28,9 @@ type Builder struct {
 	// ErrNeedsInside, having changed nothing but the stat caches.
 	Inside bool
 
+	// Explain is told why each step is executed; nil: nobody wants to know.
+	Explain func(Reason)
+
 	// Notice tells the user, once, what the machine makes the build go without.
 	Notice func(text string)
 }

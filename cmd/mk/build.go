@@ -47,6 +47,7 @@ type buildFlags struct {
 	jobs      int
 	plan      bool
 	explain   bool
+	expect    string // --expect-cached: "*" or a stage's name
 }
 
 func newBuild(a *app) *cobra.Command {
@@ -81,6 +82,8 @@ func newBuild(a *app) *cobra.Command {
 	fl.IntVar(&f.jobs, "jobs", 0, "steps at work at once (default: one a processor, at least four)")
 	fl.BoolVar(&f.plan, "plan", false, "print the steps and build nothing")
 	fl.BoolVar(&f.explain, "explain", false, "say of each executed step why it was")
+	fl.StringVar(&f.expect, "expect-cached", "", "fail when a step (of this stage) had to be executed")
+	fl.Lookup("expect-cached").NoOptDefVal = "*"
 	a.usernsFlag(c)
 	return c
 }
@@ -174,7 +177,17 @@ func (b *building) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	why := &reasons{}
+	if f.explain || f.expect != "" {
+		work.Explain = why.add
+	}
 	result, err := work.Build(ctx, plan)
+	if f.explain && !errors.Is(err, builder.ErrNeedsInside) {
+		why.print(os.Stderr)
+	}
+	if err == nil && f.expect != "" {
+		err = why.unexpected(f.expect)
+	}
 	if err != nil {
 		return err
 	}
