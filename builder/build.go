@@ -231,6 +231,13 @@ func (e *engine) make(ctx context.Context, n *Node, m *made) error {
 	if !e.Inside {
 		return ErrNeedsInside
 	}
+	if e.Explain != nil {
+		content, err := parent.wait(ctx)
+		if err != nil {
+			return err
+		}
+		e.Explain(Reason{n.Vertex, e.explain(n, facts(content))})
+	}
 	snap, made, err := e.execute(ctx, n, act, facts)
 	if err != nil {
 		return at(n.Step.At(), err)
