@@ -232,7 +232,7 @@ func (e *engine) make(ctx context.Context, n *Node, m *made) error {
 		return ErrNeedsInside
 	}
 	if e.Explain != nil {
-		content, err := parent.wait(ctx)
+		content, err := e.contentOf(ctx, n.Parent)
 		if err != nil {
 			return err
 		}
