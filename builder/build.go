@@ -63,6 +63,9 @@ type Layer struct {
 // whose key was seen takes the snapshot that it made then. The first error
 // cancels the rest; steps that had committed stay committed.
 func (b *Builder) Build(ctx context.Context, p *Plan) (*Result, error) {
+	if err := b.permit(p); err != nil {
+		return nil, err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	e := &engine{
 		Builder: b,
@@ -100,6 +103,9 @@ type engine struct {
 	bases map[*image.Image]*lazyBase
 	ran   int
 	said  map[string]bool // notices
+
+	copying sync.Map // digest → *sync.Mutex: files being copied for mounts
+	renewed sync.Map // names of caches that this build began anew
 
 	etcOnce sync.Once
 	etc     *Etc

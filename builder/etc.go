@@ -3,6 +3,7 @@ package builder
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 
@@ -53,6 +54,54 @@ func (e *Etc) Add(name, text string, mode os.FileMode) (string, error) {
 		return "", err
 	}
 	return p, os.Chmod(p, mode) // whatever the umask
+}
+
+// temp makes a file there that is nobody else's, 0600. The caller removes it.
+func (e *Etc) temp(kind string) (*os.File, error) { return os.CreateTemp(e.dir, kind+"-") }
+
+// listen makes a socket there, 0600 until the caller says otherwise, and returns
+// its path, which the caller removes.
+func (e *Etc) listen(kind string) (string, net.Listener, error) {
+	f, err := e.temp(kind)
+	if err != nil {
+		return "", nil, err
+	}
+	f.Close()
+	if err := os.Remove(f.Name()); err != nil { // its name is what is wanted
+		return "", nil, err
+	}
+	// An address has at most 107 bytes, and a store may lie deeper than that.
+	dir, err := os.Open(e.dir)
+	if err != nil {
+		return "", nil, err
+	}
+	defer dir.Close()
+	short := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(f.Name()))
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: short, Net: "unix"})
+	if err != nil {
+		return "", nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	return f.Name(), l, nil
+}
+
+// Attach mounts a detached tree there, where only this process finds it, so that
+// parts of it can be bound. The tree stays the caller's to close.
+func (e *Etc) Attach(tree *os.File) (detach func() error, err error) {
+	dir, err := os.MkdirTemp(e.dir, "tree-")
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.MoveMount(int(tree.Fd()), "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		os.Remove(dir)
+		return nil, fmt.Errorf("attach a tree: %w", err)
+	}
+	return func() error {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("detach a tree: %w", err)
+		}
+		return os.Remove(dir)
+	}, nil
 }
 
 // Mounts puts the three files in their places.

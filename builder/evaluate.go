@@ -27,6 +27,7 @@ func (p *planner) step(s *Stage, raw recipe.Step, place string, open []*recipe.S
 	c := &s.Image.Config
 	switch st := step.(type) {
 	case *recipe.Run:
+		title = recipe.Title(st, s.scope.Vars()) // only now it is known which variables are secrets
 		n := &Node{Step: st}
 		n.Args, n.Script = st.CommandLine(c.Shell)
 		if n.From, err = p.mountSources(s, st, open); err != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -18,31 +19,94 @@ import (
 
 // Sandbox is what every RUN step gets besides its tree.
 type Sandbox struct {
-	Network  string   // of steps that do not say: "default" (which is host), "none" or "host"
-	Hosts    []string // more lines of /etc/hosts: "10.1.2.3\tname"
-	Hostname string   // "" is buildkitsandbox
-	Proxies  []string // NAME=value of the proxy variables: in the environment of RUN, never in a key
-	Dir      string   // an empty directory, mounted over in this process's own namespace
+	Network  string             // of steps that do not say: "default" (which is host), "none" or "host"
+	Hosts    []string           // more lines of /etc/hosts: "10.1.2.3\tname"
+	Hostname string             // "" is buildkitsandbox
+	Proxies  []string           // NAME=value of the proxy variables: in the environment of RUN, never in a key
+	ShmSize  int64              // of /dev/shm, in bytes; 0 is docker's 64 MiB
+	Rlimits  []container.Rlimit // of every process of a step
+	Dir      string             // an empty directory, mounted over in this process's own namespace
+
+	Insecure bool // --allow security.insecure: steps may ask for it
+	HostNet  bool // --allow network.host: steps may ask for it although Network is none
+
+	Caches  *CacheMounts      // where --mount=type=cache keeps its directories
+	CacheNS string            // BUILDKIT_CACHE_MOUNT_NS: prefix of the IDs of caches
+	Secrets map[string]Secret // by ID
+	Agents  map[string]*Agent // by ID
 }
 
 // runStep is one RUN.
 type runStep struct {
 	*engine
-	node *Node
-	step *recipe.Run
+	node   *Node
+	step   *recipe.Run
+	mounts []*runMount
+	open   []io.Closer
 }
 
-func (e *engine) newRun(ctx context.Context, n *Node, st *recipe.Run) (action, error) {
-	if len(st.Mounts) > 0 {
-		return nil, fmt.Errorf("RUN --mount is not supported yet")
+func (e *engine) newRun(ctx context.Context, n *Node, st *recipe.Run) (_ action, err error) {
+	r := &runStep{engine: e, node: n, step: st}
+	defer func() {
+		if err != nil {
+			r.Close()
+		}
+	}()
+	sockets := 0
+	for i, m := range st.Mounts {
+		mount := &runMount{Mount: m, from: n.From[i]}
+		if mount.target, err = m.TargetIn(n.Dir); err != nil {
+			return nil, err
+		}
+		if mount.target != "" {
+			mount.target = path.Clean(mount.target)
+		}
+		if m.Type == "ssh" {
+			if mount.target == "" {
+				mount.target = fmt.Sprintf("/run/buildkit/ssh_agent.%d", sockets)
+			}
+			sockets++
+		}
+		if err := r.identify(ctx, mount); err != nil {
+			return nil, err
+		}
+		r.mounts = append(r.mounts, mount)
 	}
-	if len(st.Devices) > 0 {
-		return nil, fmt.Errorf("RUN --device is not supported")
+	return r, nil
+}
+
+// permit refuses, before anything is executed, the steps that want what no step
+// can have, or what this build does not give.
+func (b *Builder) permit(p *Plan) error {
+	for _, s := range p.Stages {
+		for _, n := range s.Nodes {
+			if st, ok := n.Step.(*recipe.Run); ok {
+				if err := b.Sandbox.permit(st, n.Dir); err != nil {
+					return at(st.At(), err)
+				}
+			}
+		}
 	}
-	if st.Security == "insecure" {
-		return nil, fmt.Errorf("RUN --security=insecure is not supported yet")
+	return nil
+}
+
+func (s *Sandbox) permit(st *recipe.Run, dir string) error {
+	for _, m := range st.Mounts {
+		if _, err := m.TargetIn(dir); err != nil {
+			return err
+		}
 	}
-	return &runStep{engine: e, node: n, step: st}, nil
+	switch {
+	case len(st.Args) == 0 || len(st.Files) == 0 && strings.Join(st.Args, "") == "":
+		return errors.New("RUN requires at least one argument")
+	case len(st.Devices) > 0:
+		return fmt.Errorf("RUN --device=%s: an ordinary user can make no device available to a step, and mk reads no CDI specifications", st.Devices[0].Name)
+	case st.Security == "insecure" && !s.Insecure:
+		return errors.New("security.insecure is not allowed: say mk build --allow security.insecure")
+	case st.Network == "host" && s.Network == "none" && !s.HostNet:
+		return errors.New("network.host is not allowed: the build has --network none; say --allow network.host to let a step have it all the same")
+	}
+	return nil
 }
 
 func (r *runStep) describe(t *KeyText) {
@@ -57,6 +121,25 @@ func (r *runStep) describe(t *KeyText) {
 	t.Add("user", n.User)
 	t.Add("dir", n.Dir)
 	t.Add("network", r.network())
+	for _, m := range r.mounts {
+		m.describe(t, r.Sandbox.CacheNS)
+	}
+	s := &r.Sandbox
+	if r.step.Security == "insecure" {
+		t.Add("security", "insecure")
+	}
+	for _, line := range s.Hosts {
+		t.Add("host", line)
+	}
+	if s.Hostname != "" {
+		t.Add("hostname", s.Hostname)
+	}
+	if s.ShmSize > 0 {
+		t.Add("shm", strconv.FormatInt(s.ShmSize, 10))
+	}
+	for _, l := range s.Rlimits {
+		t.Add("limit", fmt.Sprintf("%d=%d:%d", l.Resource, l.Soft, l.Hard))
+	}
 }
 
 func (r *runStep) network() string {
@@ -68,9 +151,16 @@ func (r *runStep) network() string {
 	return "host"
 }
 
-func (r *runStep) Close() error { return nil }
+func (r *runStep) Close() error {
+	var err error
+	for _, f := range r.open {
+		err = errors.Join(err, f.Close())
+	}
+	r.open = nil
+	return err
+}
 
-func (r *runStep) perform(ctx context.Context, draft *snapshot.Draft) error {
+func (r *runStep) perform(ctx context.Context, draft *snapshot.Draft) (err error) {
 	root, err := draft.Mount()
 	if err != nil {
 		return err
@@ -80,7 +170,12 @@ func (r *runStep) perform(ctx context.Context, draft *snapshot.Draft) error {
 	if err != nil {
 		return err
 	}
-	code, err := r.start(ctx, spec, root)
+	held := &runHeld{}
+	defer func() { err = errors.Join(err, held.release()) }()
+	if err := r.addMounts(ctx, spec, held); err != nil {
+		return err
+	}
+	code, err := r.start(ctx, spec, root, &held.mask)
 	if err == nil && code != 0 {
 		err = &ExitError{Args: r.node.Args, Code: code}
 	}
@@ -97,7 +192,7 @@ func (e *ExitError) Error() string {
 	return fmt.Sprintf("process %q did not complete successfully: exit code: %d", strings.Join(e.Args, " "), e.Code)
 }
 
-// spec describes the container of this step.
+// spec describes the container of this step, without the mounts of its own.
 func (r *runStep) spec(root *os.File) (*container.Spec, error) {
 	n := r.node
 	user, home, err := container.LookupUser(root, n.User)
@@ -107,22 +202,34 @@ func (r *runStep) spec(root *os.File) (*container.Spec, error) {
 	if err := MakeDirs(root, n.Dir, 0, 0); err != nil {
 		return nil, fmt.Errorf("WORKDIR %s: %w", n.Dir, err)
 	}
-	spec := container.DefaultSpec(container.Namespaces{Net: r.network() == "none", Cgroup: true})
 	etc, err := r.etcFiles()
 	if err != nil {
 		return nil, err
 	}
+	spec := container.DefaultSpec(container.Namespaces{Net: r.network() == "none", Cgroup: true})
+	if r.step.Security == "insecure" {
+		unconfine(spec)
+	}
 	spec.Name = n.Vertex.Name
 	spec.Args = n.Args
-	spec.Env = slices.Concat(n.Env, r.Sandbox.Proxies)
-	if !slices.ContainsFunc(spec.Env, func(kv string) bool { return strings.HasPrefix(kv, "HOME=") }) {
-		spec.Env = append(spec.Env, "HOME="+home)
+	spec.Env = slices.Clone(n.Env)
+	for _, kv := range slices.Concat(r.Sandbox.Proxies, []string{"HOME=" + home, "HOSTNAME=" + etc.Hostname}) {
+		if name, value, _ := strings.Cut(kv, "="); !hasEnv(spec.Env, name) {
+			spec.Env = append(spec.Env, name+"="+value)
+		}
 	}
 	spec.Cwd = n.Dir
 	spec.User = user
 	spec.Init = true
-	spec.NoNewPrivs = true
 	spec.Hostname = etc.Hostname
+	spec.Rlimits = r.Sandbox.Rlimits
+	if r.Sandbox.ShmSize > 0 {
+		for i := range spec.Mounts {
+			if m := &spec.Mounts[i]; m.Dest == "/dev/shm" {
+				m.Data = fmt.Sprintf("size=%d,mode=1777", r.Sandbox.ShmSize)
+			}
+		}
+	}
 	spec.Mounts = append(spec.Mounts, etc.Mounts()...)
 	if n.Script != nil {
 		src, err := etc.Add(fmt.Sprintf("script-%p", n), n.Script.Data, 0o755)
@@ -136,8 +243,32 @@ func (r *runStep) spec(root *os.File) (*container.Spec, error) {
 	return spec, nil
 }
 
-// start runs the container and passes on what it writes as it writes it.
-func (r *runStep) start(ctx context.Context, spec *container.Spec, root *os.File) (code int, err error) {
+// unconfine is --security=insecure: every power that there is in mk's own user
+// namespace, which is none over the machine.
+func unconfine(spec *container.Spec) {
+	spec.Caps = container.AllCaps
+	spec.Seccomp = nil
+	spec.Masked, spec.ReadOnly = nil, nil
+	for i := range spec.Mounts {
+		if m := &spec.Mounts[i]; m.Type == container.Sysfs || m.Type == container.Cgroup {
+			m.ReadOnly = false
+		}
+	}
+}
+
+func hasEnv(env []string, name string) bool {
+	return slices.ContainsFunc(env, func(kv string) bool { return strings.HasPrefix(kv, name+"=") })
+}
+
+// setEnv puts a variable into env, in place of one of that name.
+func setEnv(env []string, name, value string) []string {
+	env = slices.DeleteFunc(env, func(kv string) bool { return strings.HasPrefix(kv, name+"=") })
+	return append(env, name+"="+value)
+}
+
+// start runs the container and passes on what it writes as it writes it, save
+// for the secrets in it.
+func (r *runStep) start(ctx context.Context, spec *container.Spec, root *os.File, mask *secretMask) (code int, err error) {
 	var copies sync.WaitGroup
 	var ends [2]*os.File
 	for i := range ends {
@@ -146,9 +277,10 @@ func (r *runStep) start(ctx context.Context, spec *container.Spec, root *os.File
 			return 0, err
 		}
 		ends[i] = to
-		w := r.Progress.Writer(r.node.Vertex, i == 1)
+		w := mask.writer(r.Progress.Writer(r.node.Vertex, i == 1))
 		copies.Go(func() {
 			io.Copy(w, from) // ends with the container: its last process held the other end
+			w.Close()
 			from.Close()
 		})
 	}

@@ -207,6 +207,11 @@ func lockFile(path string, how int) (*os.File, error) {
 	return f, nil
 }
 
+// caches are the directories of RUN --mount=type=cache.
+func (s *store) caches() *builder.CacheMounts {
+	return builder.OpenCacheMounts(filepath.Join(s.root, "cache", string(s.mode)))
+}
+
 // treeLayers makes layers again from the trees they were built as: the store
 // keeps no tar of what was built here.
 type treeLayers struct{ *store }

@@ -47,6 +47,7 @@ type buildFlags struct {
 	jobs      int
 	plan      bool
 	explain   bool
+	steps     stepFlags
 	expect    string // --expect-cached: "*" or a stage's name
 }
 
@@ -81,6 +82,7 @@ func newBuild(a *app) *cobra.Command {
 	fl.BoolVarP(&f.quiet, "quiet", "q", false, "print the image's ID and nothing else")
 	fl.IntVar(&f.jobs, "jobs", 0, "steps at work at once (default: one a processor, at least four)")
 	fl.BoolVar(&f.plan, "plan", false, "print the steps and build nothing")
+	f.steps.register(fl)
 	fl.BoolVar(&f.explain, "explain", false, "say of each executed step why it was")
 	fl.StringVar(&f.expect, "expect-cached", "", "fail when a step (of this stage) had to be executed")
 	fl.Lookup("expect-cached").NoOptDefVal = "*"

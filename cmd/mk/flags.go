@@ -53,7 +53,7 @@ var proxyNames = []string{"HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", 
 // sandbox is what this build's flags give to RUN steps.
 func (b *building) sandbox() (builder.Sandbox, error) {
 	f := b.flags
-	s := builder.Sandbox{Network: f.network, Dir: b.store.path("tmp")}
+	s := builder.Sandbox{Network: f.network, Dir: b.store.path("tmp"), Caches: b.store.caches()}
 	switch f.network {
 	case "default", "none", "host":
 	default:
@@ -68,6 +68,7 @@ func (b *building) sandbox() (builder.Sandbox, error) {
 		return s, err
 	}
 	s.Hostname = args["BUILDKIT_SANDBOX_HOSTNAME"]
+	s.CacheNS = args["BUILDKIT_CACHE_MOUNT_NS"]
 	for _, name := range proxyNames {
 		for _, n := range []string{name, strings.ToLower(name)} {
 			if v, ok := args[n]; ok {
@@ -76,7 +77,7 @@ func (b *building) sandbox() (builder.Sandbox, error) {
 			}
 		}
 	}
-	return s, nil
+	return s, f.steps.apply(&s)
 }
 
 // hostLines makes lines of /etc/hosts of --add-host name:address or name=address.

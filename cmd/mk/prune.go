@@ -17,7 +17,8 @@ import (
 const pruneHelp = `Remove what nothing uses: images without a name, blobs of no image, trees that
 neither an image nor the step cache needs, and what killed processes left.
 
---all removes the step cache too, and with it the trees that only it needs.`
+--all removes the step cache too, with the trees that only it needs, and what
+RUN --mount=type=cache kept.`
 
 func newPrune(a *app) *cobra.Command {
 	var all, force bool
@@ -80,6 +81,12 @@ func (s *store) prune(ctx context.Context, all bool) (int64, error) {
 	_, bytes, err := s.trees.Remove(func(id snapshot.ID) bool { return used[id] })
 	if err != nil {
 		return bytes, err
+	}
+	if all {
+		freed, err := s.caches().RemoveAll()
+		if bytes += freed; err != nil {
+			return bytes, err
+		}
 	}
 	freed, err := s.images.GC(ctx, nil)
 	return bytes + freed.Bytes, err
