@@ -48,6 +48,9 @@ type buildFlags struct {
 	plan      bool
 	explain   bool
 	steps     stepFlags
+	check     bool
+	call      string
+	debug     bool
 	expect    string // --expect-cached: "*" or a stage's name
 }
 
@@ -84,6 +87,9 @@ func newBuild(a *app) *cobra.Command {
 	fl.BoolVar(&f.plan, "plan", false, "print the steps and build nothing")
 	f.steps.register(fl)
 	fl.BoolVar(&f.explain, "explain", false, "say of each executed step why it was")
+	fl.BoolVar(&f.check, "check", false, "check the recipe against the lint rules and build nothing: short for --call=check")
+	fl.StringVar(&f.call, "call", "", "build, or answer instead: check, outline or targets[,format=json]")
+	fl.BoolVarP(&f.debug, "debug", "D", false, "show each warning with its rule and its lines")
 	fl.StringVar(&f.expect, "expect-cached", "", "fail when a step (of this stage) had to be executed")
 	fl.Lookup("expect-cached").NoOptDefVal = "*"
 	a.usernsFlag(c)
@@ -132,18 +138,25 @@ func (a *app) build(ctx context.Context, f *buildFlags, contextArg string) (*rec
 // building is one mk build at work.
 type building struct {
 	*app
-	flags   *buildFlags
-	store   *store
-	src     *recipeFile
-	context *builder.Files
-	outputs []output
-	recipe  *recipe.Recipe
-	display display
+	flags    *buildFlags
+	store    *store
+	src      *recipeFile
+	context  *builder.Files
+	outputs  []output
+	recipe   *recipe.Recipe
+	args     map[string]string // --build-arg
+	bases    foundBases
+	warnings []recipe.Warning
+	display  display
 }
 
 func (b *building) run(ctx context.Context) (err error) {
 	f := b.flags
-	if b.recipe, err = recipe.Parse(b.src.name, b.src.text, recipe.ParseOptions{}); err != nil {
+	call, err := parseCall(f.call, f.check)
+	if err != nil {
+		return err
+	}
+	if b.args, err = buildArgs(f.args); err != nil {
 		return err
 	}
 	mode := f.progress
@@ -156,20 +169,60 @@ func (b *building) run(ctx context.Context) (err error) {
 	// Outside, nothing is shown until it is known that nothing must be executed:
 	// inside, the same build shows itself from the start.
 	progress := builder.Reporter(b.display.Event)
-	if b.stage == userns.StageHost {
-		held := &heldEvents{}
-		defer func() {
-			if !errors.Is(err, builder.ErrNeedsInside) {
-				held.release(b.display)
-			}
-			b.display.Close()
-		}()
+	held := &heldEvents{}
+	if b.stage == userns.StageHost && call.what == "build" {
 		progress = held.add
-	} else {
-		defer b.display.Close()
 	}
-	plan, err := b.plan(ctx, progress)
+	defer func() {
+		again := errors.Is(err, builder.ErrNeedsInside) && b.stage == userns.StageHost
+		if !again {
+			held.release(b.display)
+			b.display.Warn(b.src, b.warnings, f.debug)
+		}
+		b.display.Close()
+	}()
+	b.loaded(progress)
+	b.recipe, err = recipe.Parse(b.src.name, b.src.text, recipe.ParseOptions{Check: b.args["BUILDKIT_DOCKERFILE_CHECK"]})
+	if call.what != "build" {
+		return b.call(ctx, call, progress, err)
+	}
+	b.warnings = b.recipe.Warnings
 	if err != nil {
+		return err
+	}
+	return b.make(ctx, progress)
+}
+
+const definitionTitle = "[internal] load build definition from "
+
+// loaded shows what was read before the first step, as buildx does.
+func (b *building) loaded(progress builder.Reporter) {
+	progress.Task(definitionTitle+b.src.name, func(v *builder.Vertex) error {
+		progress.Status(v, "transferring dockerfile: "+size(int64(len(b.src.text))), 0, 0)
+		return nil
+	})
+	progress.Task("[internal] load .dockerignore", func(v *builder.Vertex) error {
+		n := 0
+		if b.context != nil {
+			n = len(strings.Join(b.context.Ignore, "\n"))
+		}
+		progress.Status(v, "transferring context: "+size(int64(n)), 0, 0)
+		return nil
+	})
+}
+
+// make plans, lints, builds and sends the result where the outputs say.
+func (b *building) make(ctx context.Context, progress builder.Reporter) error {
+	f := b.flags
+	opt, err := b.options(ctx, progress)
+	if err != nil {
+		return err
+	}
+	plan, err := builder.NewPlan(ctx, b.recipe, opt)
+	if err != nil {
+		return err
+	}
+	if err := b.lint(opt); err != nil {
 		return err
 	}
 	if f.plan {
@@ -213,43 +266,39 @@ func (b *building) run(ctx context.Context) (err error) {
 	return nil
 }
 
-// plan resolves what the recipe names.
-func (b *building) plan(ctx context.Context, progress builder.Reporter) (*builder.Plan, error) {
+// options gathers what the command line says to a plan.
+func (b *building) options(ctx context.Context, progress builder.Reporter) (builder.PlanOptions, error) {
 	f := b.flags
-	args, err := buildArgs(f.args)
-	if err != nil {
-		return nil, err
-	}
-	labels, err := keyValues("--label", f.labels)
-	if err != nil {
-		return nil, err
-	}
 	opt := builder.PlanOptions{
-		Target: f.target, Args: args, Labels: labels, Context: b.context,
+		Target: f.target, Args: b.args, Context: b.context,
 		NoCache: f.noCache, NoCacheStages: f.noCacheOf,
 		Contexts: map[string]builder.Tree{},
+	}
+	var err error
+	if opt.Labels, err = keyValues("--label", f.labels); err != nil {
+		return opt, err
 	}
 	if f.platform != "" {
 		p, err := image.ParsePlatform(f.platform)
 		if err != nil {
-			return nil, fmt.Errorf("--platform %s: %w", f.platform, err)
+			return opt, fmt.Errorf("--platform %s: %w", f.platform, err)
 		}
 		opt.Platform = &p
 	}
 	find := &finder{store: b.store, pull: f.pull, progress: progress}
-	opt.Base = find.base
+	opt.Base = b.bases.remember(find.base)
 	for _, kv := range f.contexts {
 		name, value, ok := strings.Cut(kv, "=")
 		if !ok || name == "" || value == "" {
-			return nil, fmt.Errorf("--build-context %s: want name=value", kv)
+			return opt, fmt.Errorf("--build-context %s: want name=value", kv)
 		}
 		t, err := find.context(ctx, value, opt.Platform)
 		if err != nil {
-			return nil, fmt.Errorf("--build-context %s: %w", kv, err)
+			return opt, fmt.Errorf("--build-context %s: %w", kv, err)
 		}
 		opt.Contexts[name] = t
 	}
-	return builder.NewPlan(ctx, b.recipe, opt)
+	return opt, nil
 }
 
 // builder sets up the builder for this build's flags.

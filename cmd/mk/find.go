@@ -32,18 +32,22 @@ func (f *finder) find(ctx context.Context, name string, platform *ocispec.Platfo
 	if transport, path, ok := cutTransport(name); ok {
 		return f.archive(ctx, transport, path, platform)
 	}
-	if !f.pull {
-		img, err := f.images.Resolve(name, platform)
-		if err == nil || !errors.Is(err, image.ErrNotFound) {
-			return img, err
-		}
-	}
-	ref, err := image.ParseReference(name)
-	if err != nil {
-		return nil, err
+	title := name
+	ref, wrong := image.ParseReference(name) // an ID of the store is no reference, maybe
+	if wrong == nil {
+		title = ref.String()
 	}
 	var img *image.Image
-	err = f.progress.Task("[internal] load metadata for "+ref.String(), func(*builder.Vertex) (err error) {
+	err := f.progress.Task("[internal] load metadata for "+title, func(*builder.Vertex) (err error) {
+		if !f.pull {
+			img, err = f.images.Resolve(name, platform)
+			if err == nil || !errors.Is(err, image.ErrNotFound) {
+				return err
+			}
+		}
+		if wrong != nil {
+			return wrong
+		}
 		if img, err = f.client.Manifest(ctx, ref, f.images, platform); err != nil {
 			return err
 		}

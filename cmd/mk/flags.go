@@ -63,10 +63,7 @@ func (b *building) sandbox() (builder.Sandbox, error) {
 	if s.Hosts, err = hostLines(f.hosts); err != nil {
 		return s, err
 	}
-	args, err := buildArgs(f.args)
-	if err != nil {
-		return s, err
-	}
+	args := b.args
 	s.Hostname = args["BUILDKIT_SANDBOX_HOSTNAME"]
 	s.CacheNS = args["BUILDKIT_CACHE_MOUNT_NS"]
 	for _, name := range proxyNames {

@@ -12,12 +12,15 @@ import (
 	"golang.org/x/term"
 
 	"mk/builder"
+	"mk/recipe"
 )
 
 // display shows what a build does. Events may come from many goroutines; Close
 // ends the display and leaves the terminal as it was.
 type display interface {
 	Event(builder.Event)
+	// Warn takes the lint warnings, once, before Close; expand shows their lines too.
+	Warn(src *recipeFile, warnings []recipe.Warning, expand bool)
 	Close()
 }
 
@@ -47,8 +50,35 @@ func newDisplay(mode string, w *os.File) (display, error) {
 
 type quiet struct{}
 
-func (quiet) Event(builder.Event) {}
-func (quiet) Close()              {}
+func (quiet) Event(builder.Event)                      {}
+func (quiet) Warn(*recipeFile, []recipe.Warning, bool) {}
+func (quiet) Close()                                   {}
+
+// ending is what a display prints after the last event: the logs of what failed,
+// and the warnings.
+type ending struct{ warnings string }
+
+func (e *ending) Warn(src *recipeFile, warnings []recipe.Warning, expand bool) {
+	var b strings.Builder
+	printWarnings(&b, src.lines(), warnings, expand)
+	e.warnings = b.String()
+}
+
+// print repeats the last lines of each vertex that failed, between rules, and
+// then gives the warnings.
+func (e *ending) print(w io.Writer, order []*track) {
+	for _, t := range order {
+		if t.err == nil || canceled(t.err) {
+			continue
+		}
+		fmt.Fprintf(w, "------\n > %s:\n", t.v.Name)
+		for _, line := range t.log.lines {
+			fmt.Fprintln(w, line)
+		}
+		fmt.Fprintln(w, "------")
+	}
+	io.WriteString(w, e.warnings)
+}
 
 // track is what a display knows of one vertex.
 type track struct {
@@ -66,7 +96,8 @@ type track struct {
 // ring keeps the end of a step's output, for the block that a failure closes with.
 type ring struct{ lines []string }
 
-const ringLines = 100
+// ringLines is how much of a failed step is repeated at the end, as with buildx.
+const ringLines = 10
 
 func (r *ring) add(line string) {
 	if len(r.lines) == ringLines {
@@ -121,6 +152,7 @@ type plain struct {
 	w       io.Writer
 	tracks  tracks
 	current *track
+	ending
 }
 
 func newPlain(w io.Writer) *plain { return &plain{w: w} }
@@ -154,7 +186,7 @@ func (p *plain) Event(e builder.Event) {
 		fmt.Fprintf(p.w, "#%d CACHED\n", t.n)
 		p.close()
 	case builder.Ended:
-		t.ended = e.Time
+		t.ended, t.err = e.Time, e.Err
 		p.open(t)
 		if len(t.line) > 0 {
 			rest := fmt.Sprintf("%.3f %s", e.Time.Sub(t.started).Seconds(), t.line)
@@ -189,7 +221,11 @@ func (p *plain) close() {
 	p.current = nil
 }
 
-func (p *plain) Close() {}
+func (p *plain) Close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ending.print(p.w, p.tracks.order)
+}
 
 // size prints bytes as docker does: 1.5MB.
 func size(n int64) string {

@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"mk/builder"
+	"mk/recipe"
 )
 
 // rawJSON prints BuildKit's SolveStatus objects, one a line: vertexes, statuses
@@ -24,6 +25,31 @@ type solveStatus struct {
 	Vertexes []vertexJSON `json:"vertexes,omitempty"`
 	Statuses []statusJSON `json:"statuses,omitempty"`
 	Logs     []logJSON    `json:"logs,omitempty"`
+	Warnings []noteJSON   `json:"warnings,omitempty"`
+}
+
+// noteJSON is BuildKit's VertexWarning.
+type noteJSON struct {
+	Vertex digest.Digest `json:"vertex,omitempty"`
+	Level  int           `json:"level,omitempty"`
+	Short  []byte        `json:"short,omitempty"`
+	Detail [][]byte      `json:"detail,omitempty"`
+	URL    string        `json:"url,omitempty"`
+	Source *sourceJSON   `json:"sourceInfo,omitempty"`
+	Range  []rangeJSON   `json:"range,omitempty"`
+}
+
+// notes makes BuildKit's warnings of lint's. They belong to the vertex that read the recipe.
+func notes(src *recipeFile, warnings []recipe.Warning) []noteJSON {
+	var out []noteJSON
+	for _, w := range warnings {
+		out = append(out, noteJSON{
+			Vertex: builder.NewVertex(definitionTitle + src.name).Digest, Level: 1,
+			Short: []byte(shortWarning(w)), Detail: [][]byte{[]byte(w.Description)}, URL: ruleURL(w.Rule),
+			Source: &sourceJSON{src.name, src.text, "Dockerfile"}, Range: locate(w.Pos).Ranges,
+		})
+	}
+	return out
 }
 
 type vertexJSON struct {
@@ -55,6 +81,15 @@ type logJSON struct {
 func newRawJSON(w io.Writer) *rawJSON { return &rawJSON{enc: json.NewEncoder(w)} }
 
 func (r *rawJSON) Close() {}
+
+func (r *rawJSON) Warn(src *recipeFile, warnings []recipe.Warning, _ bool) {
+	if len(warnings) == 0 {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.enc.Encode(solveStatus{Warnings: notes(src, warnings)})
+}
 
 func (r *rawJSON) Event(e builder.Event) {
 	r.mu.Lock()

@@ -27,6 +27,7 @@ type live struct {
 	drawn  int // lines of the block on the screen
 	stop   chan struct{}
 	done   chan struct{}
+	ending
 }
 
 const (
@@ -58,6 +59,7 @@ func (l *live) loop() {
 func (l *live) Close() {
 	close(l.stop)
 	<-l.done
+	l.ending.print(l.f, l.tracks.order)
 }
 
 func (l *live) Event(e builder.Event) {
