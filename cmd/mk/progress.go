@@ -88,7 +88,7 @@ type track struct {
 	ended   time.Time
 	cached  bool
 	err     error
-	line    []byte // log bytes after the last newline
+	partial [2][]byte // of stdout and stderr, what came after the last newline
 	status  string
 	log     ring
 }
@@ -126,16 +126,31 @@ func (t *tracks) of(v *builder.Vertex) *track {
 	return tr
 }
 
-// lines cuts log bytes at newlines and keeps what is after the last one.
-func (t *track) lines(log []byte, each func(string)) {
-	t.line = append(t.line, log...)
+// lines cuts log bytes at newlines and keeps what is after the last one, apart
+// for each stream: one does not end the other's lines.
+func (t *track) lines(e builder.Event, each func(string)) {
+	part := &t.partial[0]
+	if e.Stderr {
+		part = &t.partial[1]
+	}
+	*part = append(*part, e.Log...)
 	for {
-		i := bytes.IndexByte(t.line, '\n')
+		i := bytes.IndexByte(*part, '\n')
 		if i < 0 {
 			return
 		}
-		each(strings.TrimRight(string(t.line[:i]), "\r"))
-		t.line = t.line[i+1:]
+		each(strings.TrimRight(string((*part)[:i]), "\r"))
+		*part = (*part)[i+1:]
+	}
+}
+
+// rest gives what never ended in a newline.
+func (t *track) rest(each func(string)) {
+	for i, part := range t.partial {
+		if len(part) > 0 {
+			each(string(part))
+			t.partial[i] = nil
+		}
 	}
 }
 
@@ -166,12 +181,8 @@ func (p *plain) Event(e builder.Event) {
 		t.started = e.Time
 		p.open(t)
 	case builder.Logged:
-		t.lines(e.Log, func(line string) {
-			p.open(t)
-			stamped := fmt.Sprintf("%.3f %s", e.Time.Sub(t.started).Seconds(), line)
-			t.log.add(stamped)
-			fmt.Fprintf(p.w, "#%d %s\n", t.n, stamped)
-		})
+		t.lines(e, func(line string) { p.logged(t, e.Time, line) })
+
 	case builder.Progressed:
 		switch {
 		case e.Total == 0: // a thing done at once
@@ -188,11 +199,7 @@ func (p *plain) Event(e builder.Event) {
 	case builder.Ended:
 		t.ended, t.err = e.Time, e.Err
 		p.open(t)
-		if len(t.line) > 0 {
-			rest := fmt.Sprintf("%.3f %s", e.Time.Sub(t.started).Seconds(), t.line)
-			t.log.add(rest)
-			fmt.Fprintf(p.w, "#%d %s\n", t.n, rest)
-		}
+		t.rest(func(line string) { p.logged(t, e.Time, line) })
 		switch {
 		case e.Err == nil:
 			fmt.Fprintf(p.w, "#%d DONE %.1fs\n", t.n, e.Time.Sub(t.started).Seconds())
@@ -203,6 +210,14 @@ func (p *plain) Event(e builder.Event) {
 		}
 		p.close()
 	}
+}
+
+// logged prints one line of a step's output.
+func (p *plain) logged(t *track, at time.Time, line string) {
+	p.open(t)
+	stamped := fmt.Sprintf("%.3f %s", at.Sub(t.started).Seconds(), line)
+	t.log.add(stamped)
+	fmt.Fprintf(p.w, "#%d %s\n", t.n, stamped)
 }
 
 func (p *plain) open(t *track) {

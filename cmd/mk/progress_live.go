@@ -70,7 +70,7 @@ func (l *live) Event(e builder.Event) {
 	case builder.Started:
 		t.started = e.Time
 	case builder.Logged:
-		t.lines(e.Log, func(line string) {
+		t.lines(e, func(line string) {
 			t.log.add(fmt.Sprintf("%.3f %s", e.Time.Sub(t.started).Seconds(), line))
 		})
 	case builder.Progressed:
@@ -82,9 +82,7 @@ func (l *live) Event(e builder.Event) {
 		t.started, t.ended, t.cached = e.Time, e.Time, true
 	case builder.Ended:
 		t.ended, t.err = e.Time, e.Err
-		if len(t.line) > 0 {
-			t.log.add(string(t.line))
-		}
+		t.rest(t.log.add)
 	}
 }
 
