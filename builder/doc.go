@@ -26,6 +26,7 @@
 //	build.go                Plan → Result: what runs when
 //	key.go                  keys, and the records that they are looked up in
 //	action.go               one step, ready: run.go, place.go (COPY, ADD), workdir.go
+//	mounts*.go etc.go       what a RUN is shown; cachemount*.go, secrets*.go
 //	files*.go select.go statcache.go   which files a COPY takes, and their digest
 //	copy*.go untar*.go      those files into a tree
 //	base.go                 images → snapshots, when a step first needs them

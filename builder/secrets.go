@@ -10,10 +10,10 @@ import (
 	"mk/container"
 )
 
-// Secret says where the value of a --secret is. It is read when a step that has
-// run of the cache wants it, and never kept: a step sees it in a file of a tmpfs that is
-// in no other process's mounts, or in a variable. Neither keys nor records, layers
-// nor history know it, and in the output of the steps that have it, it is masked.
+// Secret says where the value of a --secret is. It is read when a step that is
+// executed wants it, and not kept: the step has it in a file of a tmpfs that is in no
+// other process's mounts, or in a variable. Keys, records, layers and history do
+// not know it, and it is masked in the output of the step.
 type Secret struct {
 	File string // a path, or
 	Env  string // a variable of mk's own environment
