@@ -2,6 +2,7 @@
 
 // gen_syscalls writes syscalls.go from the numbers that golang.org/x/sys/unix was generated
 // with: names of system calls are data here, and libseccomp, which has them too, is C.
+
 package main
 
 import (
