@@ -19,6 +19,7 @@ type Builder struct {
 	Images   *image.Store
 	Trees    *snapshot.Store
 	Records  *Records
+	Fetched  *Fetched // what ADD gets from URLs and git repositories
 	Progress Reporter
 	Sandbox  Sandbox // what RUN steps get besides their tree
 	Jobs     int     // RUN and COPY steps at work at once; 0: one a processor, at least four

@@ -19,7 +19,7 @@ import (
 // variables, writes its line of history, and where the instruction makes a
 // layer, adds a node to the graph.
 func (p *planner) step(s *Stage, raw recipe.Step, place string, open []*recipe.Stage) error {
-	title := recipe.Title(raw, s.scope.Vars()) // with the variables from before the step
+	title := Redact(recipe.Title(raw, s.scope.Vars())) // with the variables from before the step
 	step, _, err := s.scope.Expand(raw)
 	if err != nil {
 		return err
@@ -197,10 +197,20 @@ func (s *Stage) title(text string) string {
 // history notes how the image came to be, in BuildKit's words.
 func (s *Stage) history(step recipe.Step, empty bool) {
 	s.Image.History = append(s.Image.History, ocispec.History{
-		CreatedBy:  recipe.HistoryLine(step, s.Image.Config.Shell, s.scope.RunArgs()),
+		CreatedBy:  s.createdBy(step),
 		Comment:    historyComment,
 		EmptyLayer: empty,
 	})
+}
+
+// createdBy is a step in history. Passwords in what ADD fetched are not: history is
+// pushed with the image.
+func (s *Stage) createdBy(step recipe.Step) string {
+	line := recipe.HistoryLine(step, s.Image.Config.Shell, s.scope.RunArgs())
+	if _, ok := step.(*recipe.Copy); ok {
+		return Redact(line)
+	}
+	return line
 }
 
 // ParseEpoch reads SOURCE_DATE_EPOCH: seconds since 1970.

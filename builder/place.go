@@ -18,94 +18,158 @@ import (
 	"mk/snapshot"
 )
 
-// copyStep is one COPY or ADD.
+// copyStep is one COPY or ADD. What it takes comes from one or more places, in the
+// order in which the instruction names them; here-documents are last.
 type copyStep struct {
 	*engine
-	node *Node
-	step *recipe.Copy
+	node  *Node
+	step  *recipe.Copy
+	parts []copyPart
+}
 
-	sources CopySources
-	sum     digest.Digest // of what is taken from the tree; "" if nothing is
-	sel     *Selection    // nil until somebody needs the files themselves
-	open    []io.Closer
+// copyPart is one place that a step takes files from, identified but perhaps not
+// read: paths of one tree (fromTree), the file of a URL or a git repository
+// (fetchparts.go).
+type copyPart interface {
+	// describe writes the facts that the files depend on.
+	describe(*KeyText)
+	// selection gives the files. They are to be had until Close.
+	selection(context.Context) (*Selection, error)
+	// archive says whether a file is unpacked if it is an archive: when nothing else is said.
+	archive() bool
+	io.Closer
 }
 
 func (e *engine) newCopy(ctx context.Context, n *Node, st *recipe.Copy) (_ action, err error) {
 	c := &copyStep{engine: e, node: n, step: st}
-	for _, src := range st.Sources {
-		if isRemote(src) {
-			if !st.Add {
-				return nil, errors.New("source can't be a URL for COPY")
-			}
-			return nil, fmt.Errorf("ADD %s: URLs and git repositories are not supported yet", src)
-		}
-	}
-	if len(st.Sources) == 0 {
-		return c, nil
-	}
-	c.sources = CopySources{Words: st.Sources, Parents: st.Parents, Exclude: st.Exclude}
 	defer func() {
 		if err != nil {
 			c.Close()
 		}
 	}()
-	if from := n.From[0]; from.Files == nil {
-		// What is picked from an immutable tree is the same every time.
-		source, err := e.content(ctx, from)
-		if err != nil {
-			return nil, err
+	add := func(part copyPart, err error) error {
+		if err == nil {
+			c.parts = append(c.parts, part)
 		}
-		in, err := source.wait(ctx)
-		if err != nil {
-			return nil, err
-		}
-		question := fmt.Sprintf("pick %s %q parents %t exclude %q", in, st.Sources, st.Parents, st.Exclude)
-		if answer, ok := e.Records.Memo(question); ok {
-			c.sum = digest.Digest(answer)
-			return c, nil
-		}
-		if err := c.find(ctx); err != nil {
-			return nil, err
-		}
-		return c, e.Records.SetMemo(question, c.sum.String())
+		return err
 	}
-	if err := c.find(ctx); err != nil {
+	for i := 0; i < len(st.Sources) && err == nil; i++ {
+		switch kind := recipe.KindOf(st.Sources[i]); {
+		case kind == recipe.Git && st.Add:
+			err = add(e.newGitPart(ctx, st, st.Sources[i]))
+		case kind == recipe.HTTP && st.Add:
+			err = add(e.newURLPart(ctx, n, st, st.Sources[i]))
+		default: // all that follow each other are one look at the tree
+			end := i + 1
+			for end < len(st.Sources) && (!st.Add || recipe.KindOf(st.Sources[end]) == recipe.Local) {
+				end++
+			}
+			err = add(e.newTreePart(ctx, n, st, st.Sources[i:end]))
+			i = end - 1
+		}
+	}
+	return c, err
+}
+
+func (c *copyStep) Close() error {
+	var err error
+	for _, p := range c.parts {
+		err = errors.Join(err, p.Close())
+	}
+	return err
+}
+
+// treePart is what a step takes from the context, a stage or an image.
+type treePart struct {
+	*engine
+	from    Tree
+	add     bool
+	sources CopySources
+	sum     digest.Digest // of what is taken
+	sel     *Selection    // nil until somebody needs the files themselves
+	root    io.Closer     // the tree's mount, if it has one
+}
+
+func (e *engine) newTreePart(ctx context.Context, n *Node, st *recipe.Copy, words []string) (_ copyPart, err error) {
+	p := &treePart{engine: e, from: n.From[0], add: st.Add}
+	p.sources = CopySources{Words: words, Parents: st.Parents, Exclude: st.Exclude}
+	defer func() {
+		if err != nil {
+			p.Close()
+		}
+	}()
+	if p.from.Files == nil {
+		// What is picked from an immutable tree is the same every time.
+		in, err := e.contentOf(ctx, p.from)
+		if err != nil {
+			return nil, err
+		}
+		question := fmt.Sprintf("pick %s %q parents %t exclude %q", in, words, st.Parents, st.Exclude)
+		if answer, ok := e.Records.Memo(question); ok {
+			p.sum = digest.Digest(answer)
+			return p, nil
+		}
+		if err := p.find(ctx); err != nil {
+			return nil, err
+		}
+		return p, e.Records.SetMemo(question, p.sum.String())
+	}
+	if err := p.find(ctx); err != nil {
 		return nil, err
 	}
-	return c, e.Records.SetListing(c.sum, c.sel.Listing())
+	return p, e.Records.SetListing(p.sum, p.sel.Listing())
 }
 
 // find selects the files and hashes them.
-func (c *copyStep) find(ctx context.Context) error {
-	files, err := c.files(ctx)
+func (p *treePart) find(ctx context.Context) error {
+	files, err := p.files(ctx)
 	if err != nil {
 		return err
 	}
-	if c.sel, err = files.Select(ctx, c.sources); err != nil {
+	if p.sel, err = files.Select(ctx, p.sources); err != nil {
 		return fmt.Errorf("failed to compute cache key: %w", err)
 	}
-	c.sum = c.sel.Digest()
+	p.sum = p.sel.Digest()
 	if files.Cache != nil {
 		return files.Cache.Save()
 	}
 	return nil
 }
 
-// files opens the tree that the step takes from.
-func (c *copyStep) files(ctx context.Context) (*Files, error) {
-	from := c.node.From[0]
-	if from.Files != nil {
-		return from.Files, nil
+// files opens the tree.
+func (p *treePart) files(ctx context.Context) (*Files, error) {
+	if p.from.Files != nil {
+		return p.from.Files, nil
 	}
-	if !c.Inside {
+	if !p.Inside {
 		return nil, ErrNeedsInside
 	}
-	files, err := c.openTree(ctx, from)
+	files, err := p.openTree(ctx, p.from)
 	if err != nil {
 		return nil, err
 	}
-	c.open = append(c.open, files.Root)
+	p.root = files.Root
 	return files, nil
+}
+
+func (p *treePart) describe(t *KeyText) { t.Add("files", p.sum.String()) }
+
+func (p *treePart) selection(ctx context.Context) (*Selection, error) {
+	if p.sel == nil { // the digest came from a memo
+		if err := p.find(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return p.sel, nil
+}
+
+func (p *treePart) archive() bool { return p.add }
+
+func (p *treePart) Close() error {
+	if p.root == nil {
+		return nil
+	}
+	return p.root.Close()
 }
 
 // openTree mounts a tree to take files from it. The caller closes Root.
@@ -133,14 +197,6 @@ func (e *engine) openTree(ctx context.Context, t Tree) (*Files, error) {
 	}}, nil
 }
 
-func (c *copyStep) Close() error {
-	var err error
-	for _, f := range c.open {
-		err = errors.Join(err, f.Close())
-	}
-	return err
-}
-
 func (c *copyStep) describe(t *KeyText) {
 	st := c.step
 	t.Add(strings.ToLower(st.Keyword()), c.dest())
@@ -159,8 +215,8 @@ func (c *copyStep) describe(t *KeyText) {
 	if st.Unpack != nil {
 		t.Add("unpack", strconv.FormatBool(*st.Unpack))
 	}
-	if c.sum != "" {
-		t.Add("files", c.sum.String())
+	for _, p := range c.parts {
+		p.describe(t)
 	}
 	for _, doc := range st.Inline {
 		t.Add("inline", doc.Name, doc.Data)
@@ -189,22 +245,23 @@ func (c *copyStep) perform(ctx context.Context, draft *snapshot.Draft) error {
 	}
 	defer root.Close()
 	into := CopyInto{
-		Root: root, Dest: c.dest(), Chmod: c.step.Chmod, Add: c.step.Add, Unpack: c.step.Unpack,
+		Root: root, Dest: c.dest(), Chmod: c.step.Chmod, Unpack: c.step.Unpack,
 		Owners: draft.Owners(), Remember: c.Trees.Remembers(),
 	}
 	if into.Owner, err = c.owner(root); err != nil {
 		return err
 	}
-	if len(c.step.Sources) > 0 {
-		if c.sel == nil { // the key came from a memo
-			if err := c.find(ctx); err != nil {
-				return err
-			}
+	for _, p := range c.parts {
+		sel, err := p.selection(ctx)
+		if err != nil {
+			return err
 		}
-		if err := c.sel.CopyTo(ctx, into); err != nil {
+		into.Add = p.archive()
+		if err := sel.CopyTo(ctx, into); err != nil {
 			return err
 		}
 	}
+	into.Add, into.Unpack = false, nil
 	for _, doc := range c.step.Inline {
 		sel, err := SelectData(doc.Name, 0o644, time.Now(), []byte(doc.Data))
 		if err != nil {
@@ -236,14 +293,4 @@ func (c *copyStep) owner(root *os.File) (*CopyOwner, error) {
 		return nil, fmt.Errorf("--chown=%s: %w", c.step.Chown, err)
 	}
 	return &CopyOwner{UID: u.UID, GID: u.GID}, nil
-}
-
-// isRemote says whether an ADD source is fetched and not taken from the context.
-func isRemote(src string) bool {
-	for _, p := range []string{"http://", "https://", "git://", "ssh://", "git@"} {
-		if strings.HasPrefix(src, p) {
-			return true
-		}
-	}
-	return false
 }

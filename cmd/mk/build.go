@@ -309,7 +309,7 @@ func (b *building) builder(progress builder.Reporter) (*builder.Builder, error) 
 		return nil, err
 	}
 	return &builder.Builder{
-		Images: b.store.images, Trees: b.store.trees, Records: b.store.records,
+		Images: b.store.images, Trees: b.store.trees, Records: b.store.records, Fetched: b.store.fetched(),
 		Progress: progress, Sandbox: sandbox,
 		Jobs: f.jobs, Inside: b.stage == userns.StageInside,
 		Notice: func(text string) { fmt.Fprintln(os.Stderr, "mk: notice:", text) },

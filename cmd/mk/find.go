@@ -139,6 +139,9 @@ func (s *store) statCache(dir string) *builder.StatCache {
 	return builder.OpenStatCache(s.path("stat"), abs)
 }
 
+// fetched is what was got from URLs and git repositories.
+func (s *store) fetched() *builder.Fetched { return builder.OpenFetched(s.path("fetched")) }
+
 func (s *store) path(name string) string { return filepath.Join(s.root, name) }
 
 func cwd() string {

@@ -89,7 +89,13 @@ func (s *store) prune(ctx context.Context, all bool) (int64, error) {
 		}
 	}
 	freed, err := s.images.GC(ctx, nil)
-	return bytes + freed.Bytes, err
+	bytes += freed.Bytes
+	if err == nil && all {
+		var fetched int64
+		fetched, err = s.fetched().Prune()
+		bytes += fetched
+	}
+	return bytes, err
 }
 
 // treesOfImages lists the trees that the store's images are made of.

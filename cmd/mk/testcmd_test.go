@@ -32,6 +32,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"config":  cmdConfig,
 	"damaged": cmdDamaged,
 	"setattr": cmdSetattr,
+	"serve":   cmdServe,
 	"small":   cmdSmall,
 	"count":   cmdCount,
 }
