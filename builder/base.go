@@ -15,20 +15,58 @@ import (
 
 // lazyBase unpacks an image once a build.
 type lazyBase struct {
-	once sync.Once
-	snap *snapshot.Snapshot
-	err  error
+	once  sync.Once
+	snap  *snapshot.Snapshot
+	err   error
+	shown sync.Once // in the display: once as CACHED, or while it is unpacked
 }
 
-func (e *engine) base(ctx context.Context, img *image.Image) (*snapshot.Snapshot, error) {
+// lazy returns the image's entry.
+func (e *engine) lazy(img *image.Image) *lazyBase {
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	b := e.bases[img]
 	if b == nil {
 		b = &lazyBase{}
 		e.bases[img] = b
 	}
-	e.mu.Unlock()
-	b.once.Do(func() { b.snap, b.err = e.Unpack(ctx, img) })
+	return b
+}
+
+// nameBases remembers how the display calls each base: by the first stage that is FROM it.
+func (e *engine) nameBases(plans []*Plan) {
+	for _, p := range plans {
+		for _, s := range p.Stages {
+			if img := s.Start.Image; img != nil && e.names[img] == nil {
+				e.names[img] = s.base
+			}
+		}
+	}
+}
+
+// showBase shows once that a base need not be unpacked, if that is so.
+func (e *engine) showBase(img *image.Image) {
+	v := e.names[img]
+	if v == nil {
+		return
+	}
+	b := e.lazy(img)
+	if chains := chainIDs(img); len(chains) > 0 {
+		if _, err := e.Trees.ByChain(chains[len(chains)-1]); err != nil {
+			return
+		}
+	}
+	b.shown.Do(func() { e.Progress.Cached(v) })
+}
+
+func (e *engine) base(ctx context.Context, img *image.Image) (*snapshot.Snapshot, error) {
+	b := e.lazy(img)
+	b.once.Do(func() {
+		e.showBase(img)
+		var v *Vertex
+		b.shown.Do(func() { v = e.names[img] })
+		b.snap, b.err = e.unpack(ctx, img, v)
+	})
 	return b.snap, b.err
 }
 
@@ -39,10 +77,14 @@ func (e *engine) base(ctx context.Context, img *image.Image) (*snapshot.Snapshot
 // was. Two processes may unpack the same layer at the same time: both are
 // right, one is found later.
 func (b *Builder) Unpack(ctx context.Context, img *image.Image) (*snapshot.Snapshot, error) {
+	return b.unpack(ctx, img, nil)
+}
+
+// unpack is Unpack shown as v, or where that is nil as a vertex a layer.
+func (b *Builder) unpack(ctx context.Context, img *image.Image, v *Vertex) (top *snapshot.Snapshot, err error) {
 	layers := img.Layers()
 	chains := chainIDs(img)
 
-	var top *snapshot.Snapshot
 	have := 0
 	for i := len(chains) - 1; i >= 0; i-- {
 		if s, err := b.Trees.ByChain(chains[i]); err == nil {
@@ -56,11 +98,21 @@ func (b *Builder) Unpack(ctx context.Context, img *image.Image) (*snapshot.Snaps
 	if !b.Inside {
 		return nil, ErrNeedsInside
 	}
+	if v != nil {
+		b.Progress.Start(v)
+		defer func() { b.Progress.End(v, err) }()
+	}
 	for _, l := range layers[have:] {
-		err := b.Progress.Task("extracting "+l.Descriptor.Digest.String(), func(v *Vertex) (err error) {
+		layer := func(*Vertex) (err error) {
 			top, err = b.unpackLayer(ctx, l, top)
 			return err
-		})
+		}
+		title := "extracting " + l.Descriptor.Digest.String()
+		if v == nil {
+			err = b.Progress.Task(title, layer)
+		} else if err = layer(v); err == nil {
+			b.Progress.Status(v, title, 0, 0)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("unpack layer %s: %w", l.Descriptor.Digest, err)
 		}

@@ -45,7 +45,7 @@ type Result struct {
 	Plan   *Plan
 	Config Image
 	Layers []Layer // base first
-	Ran    int     // steps that were executed
+	Ran    int     // steps that were executed, for all platforms of the build
 }
 
 // Layer is one layer of a result: of the base image, or made by a step.
@@ -57,37 +57,46 @@ type Layer struct {
 	Step     *Node
 }
 
-// Build executes what the records do not already hold of the plan's target and
-// waits until the digests of its layers are known.
+// Build executes what the records do not already hold of the targets of plans, one
+// a platform, and waits until the digests of their layers are known. Plans made by
+// NewPlans share the steps that they have in common.
 //
 // Steps run as soon as what they need is there, at most Jobs at once. A step
 // whose key was seen takes the snapshot that it made then. The first error
 // cancels the rest; steps that had committed stay committed.
-func (b *Builder) Build(ctx context.Context, p *Plan) (*Result, error) {
-	if err := b.permit(p); err != nil {
-		return nil, err
+func (b *Builder) Build(ctx context.Context, plans ...*Plan) ([]*Result, error) {
+	for _, p := range plans {
+		if err := b.permit(p); err != nil {
+			return nil, err
+		}
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	e := &engine{
 		Builder: b,
 		ctx:     ctx,
 		group:   g,
-		plan:    p,
+		plan:    plans[0],
 		work:    make(chan struct{}, b.jobs()),
 		hash:    make(chan struct{}, 2), // digests beside the steps: each has two hashes at work
 		nodes:   map[*Node]*made{},
 		bases:   map[*image.Image]*lazyBase{},
+		names:   map[*image.Image]*Vertex{},
 	}
-	var result *Result
-	g.Go(func() (err error) {
-		result, err = e.target(ctx)
-		return err
-	})
+	e.nameBases(plans)
+	results := make([]*Result, len(plans))
+	for i, p := range plans {
+		g.Go(func() (err error) {
+			results[i], err = e.target(ctx, p)
+			return err
+		})
+	}
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	result.Ran = e.ran
-	return result, nil
+	for _, r := range results {
+		r.Ran = e.ran
+	}
+	return results, nil
 }
 
 // engine is one build at work.
@@ -96,8 +105,9 @@ type engine struct {
 	ctx   context.Context // of the whole build, for work that outlives the step that began it
 	group *errgroup.Group
 	plan  *Plan
-	work  chan struct{} // a token a step at work
-	hash  chan struct{} // a token a layer being digested
+	work  chan struct{}            // a token a step at work
+	hash  chan struct{}            // a token a layer being digested
+	names map[*image.Image]*Vertex // of bases
 
 	mu    sync.Mutex // guards what follows
 	nodes map[*Node]*made
@@ -124,16 +134,17 @@ type made struct {
 	digestErr error
 }
 
-// target builds the plan's target and lists its layers.
-func (e *engine) target(ctx context.Context) (*Result, error) {
-	target := e.plan.Target
-	r := &Result{Plan: e.plan, Config: target.Image}
+// target builds a plan's target and lists its layers.
+func (e *engine) target(ctx context.Context, plan *Plan) (*Result, error) {
+	target := plan.Target
+	r := &Result{Plan: plan, Config: target.Image}
 	var chain []*Node
 	t := target.Tree
 	for ; t.Node != nil; t = t.Node.Parent {
 		chain = append([]*Node{t.Node}, chain...)
 	}
 	if t.Image != nil {
+		e.showBase(t.Image)
 		for _, l := range t.Image.Layers() {
 			r.Layers = append(r.Layers, Layer{Base: &l})
 		}
@@ -213,7 +224,7 @@ func (e *engine) make(ctx context.Context, n *Node, m *made) error {
 	defer act.Close()
 
 	facts := func(parent string) *KeyText {
-		t := newKeyText(image.FormatPlatform(e.plan.Platform), parent)
+		t := newKeyText(image.FormatPlatform(n.Stage.Platform), parent)
 		act.describe(t)
 		if e.plan.Epoch != nil { // it is in the layer's times
 			t.Add("epoch", strconv.FormatInt(e.plan.Epoch.Unix(), 10))
@@ -363,6 +374,7 @@ func (e *engine) content(ctx context.Context, t Tree) (content, error) {
 		m, err := e.node(ctx, t.Node)
 		return content{made: m}, err
 	case t.Image != nil:
+		e.showBase(t.Image)
 		if chains := chainIDs(t.Image); len(chains) > 0 {
 			return content{known: snapshot.ContentOfChain(chains[len(chains)-1]).String()}, nil
 		}

@@ -191,7 +191,44 @@ func (s *Stage) title(text string) string {
 		trigger = "ONBUILD "
 	}
 	width := int(1 + math.Log10(float64(max(s.total, 1))))
-	return fmt.Sprintf("[%s%*d/%d] %s%s", name, width, index, s.total, trigger, text)
+	return fmt.Sprintf("[%s%s%*d/%d] %s%s", s.platformTitle(), name, width, index, s.total, trigger, text)
+}
+
+// platformTitle is what tells the steps of several platforms apart: "linux/amd64 ",
+// or "linux/amd64->arm64 " in a stage of one platform that knows what it builds for.
+func (s *Stage) platformTitle() string {
+	if s.prefix == "" {
+		return ""
+	}
+	target, ok := s.scope.Vars().Get("TARGETARCH")
+	if !ok {
+		if t, found := s.scope.Vars().Get("TARGETPLATFORM"); found {
+			if p, err := image.ParsePlatform(t); err == nil {
+				target, ok = p.Architecture, true
+			}
+		}
+	}
+	if ok && target != s.Platform.Architecture {
+		return strings.TrimSpace(s.prefix) + "->" + target + " "
+	}
+	return s.prefix
+}
+
+// fromTitle names the FROM of an image: "[build 1/4] FROM docker.io/library/debian:13@sha256:…".
+func (s *Stage) fromTitle() string {
+	name := s.From.Base
+	if ref, err := image.ParseReference(name); err == nil {
+		name = ref.String()
+	}
+	if target := s.Start.Image.Target().Digest.String(); !strings.Contains(name, target) {
+		name += "@" + target
+	}
+	stage := ""
+	if s.Name != "" {
+		stage = s.Name + " "
+	}
+	width := int(1 + math.Log10(float64(max(s.total, 1))))
+	return fmt.Sprintf("[%s%s%*d/%d] FROM %s", s.prefix, stage, width, 1, s.total, name)
 }
 
 // history notes how the image came to be, in BuildKit's words.

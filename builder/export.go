@@ -17,7 +17,7 @@ import (
 //
 // Dates come from when each step was executed, not from now: building again
 // what has not changed gives the same image, to the byte.
-func (b *Builder) Store(ctx context.Context, r *Result) (ocispec.Descriptor, error) {
+func (b *Builder) Store(ctx context.Context, r *Result, opts image.PutOptions) (ocispec.Descriptor, error) {
 	config := r.Config.Clone()
 	config.RootFS.Type = "layers"
 	config.RootFS.DiffIDs = []digest.Digest{}
@@ -34,7 +34,7 @@ func (b *Builder) Store(ctx context.Context, r *Result) (ocispec.Descriptor, err
 	if err := date(&config, r); err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	return b.Images.PutImage(ctx, config, layers, image.PutOptions{})
+	return b.Images.PutImage(ctx, config, layers, opts)
 }
 
 // date fills in the history's dates: a step that made a layer has the time it

@@ -28,16 +28,20 @@ type Plan struct {
 // Stage is one FROM of the plan with everything evaluated that needs no file:
 // its config is what the finished image will have, save for layers and dates.
 type Stage struct {
-	Name    string // "build", "stage-1", or "" in a recipe of one stage
-	From    *recipe.Stage
-	Start   Tree // what FROM names
-	Nodes   []*Node
-	Tree    Tree // what the stage leaves: its last node's, or Start
-	Image   Image
-	total   int           // nodes and the FROM, as the display counts them
-	trigger bool          // the step being evaluated comes from an ONBUILD of the base
-	cmd     bool          // a CMD was seen: ENTRYPOINT leaves it
-	scope   *recipe.Scope // the variables, while steps are evaluated
+	Name string // "build", "stage-1", or "" in a recipe of one stage
+	From *recipe.Stage
+	// Platform is what the stage's tree is for: its base's, by --platform or the plan's.
+	Platform ocispec.Platform
+	Start    Tree // what FROM names
+	Nodes    []*Node
+	Tree     Tree // what the stage leaves: its last node's, or Start
+	Image    Image
+	total    int           // nodes and the FROM, as the display counts them
+	trigger  bool          // the step being evaluated comes from an ONBUILD of the base
+	cmd      bool          // a CMD was seen: ENTRYPOINT leaves it
+	scope    *recipe.Scope // the variables, while steps are evaluated
+	base     *Vertex       // shows the FROM of an image; nil for what is none
+	prefix   string        // before names in the display: "linux/arm64 " where there are several platforms
 }
 
 // Image is an image's config in docker's superset of OCI's.
@@ -72,6 +76,7 @@ type PlanOptions struct {
 	Args          map[string]string // --build-arg
 	Labels        map[string]string
 	Platform      *ocispec.Platform
+	ShowPlatform  bool            // in the display: there are plans for others too
 	Contexts      map[string]Tree // --build-context
 	Context       *Files          // the main one; nil: COPY from it is refused
 	NoCache       bool
@@ -186,6 +191,10 @@ func (p *planner) stage(rs *recipe.Stage, open []*recipe.Stage) (*Stage, error) 
 			s.total++
 		}
 	}
+	if s.Start.Image != nil {
+		s.base = NewVertex(s.fromTitle())
+		s.base.Pos = rs.Pos
+	}
 	for i, step := range steps {
 		s.trigger = i < len(triggers)
 		if err := p.step(s, step, fmt.Sprintf("%s/%d", rs.DisplayName(), i), open); err != nil {
@@ -212,6 +221,7 @@ func (p *planner) from(s *Stage, open []*recipe.Stage) ([]recipe.Step, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.Platform = platform
 	var triggers []string
 	if t, ok := p.named(s.From.Name); ok {
 		// A named context of a stage's name replaces the stage: its steps are not run.
@@ -226,6 +236,7 @@ func (p *planner) from(s *Stage, open []*recipe.Stage) ([]recipe.Step, error) {
 			return nil, err
 		}
 		s.Start = b.Tree
+		s.Platform = b.Platform
 		s.Image = b.Image.Clone()
 		s.scope = b.scope.Child()
 		triggers = b.Image.Config.OnBuild
@@ -248,6 +259,9 @@ func (p *planner) from(s *Stage, open []*recipe.Stage) ([]recipe.Step, error) {
 	}
 	if base != "scratch" && s.Start.Node == nil && (s.Start != Tree{}) {
 		s.total = 1
+	}
+	if p.opt.ShowPlatform {
+		s.prefix = image.FormatPlatform(s.Platform) + " "
 	}
 	s.Image.Config.OnBuild = nil
 	if s.scope == nil {

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
 	"github.com/spf13/cobra"
 
 	"mk/builder"
-	"mk/image"
 	"mk/recipe"
 	"mk/userns"
 )
@@ -28,30 +28,35 @@ A step that was executed before on the same files is not executed again;
 
 // buildFlags are the words of one mk build.
 type buildFlags struct {
-	file      string
-	tags      []string
-	args      []string
-	labels    []string
-	contexts  []string
-	target    string
-	platform  string
-	noCache   bool
-	noCacheOf []string
-	pull      bool
-	network   string
-	hosts     []string
-	outputs   []string
-	iidfile   string
-	progress  string
-	quiet     bool
-	jobs      int
-	plan      bool
-	explain   bool
-	steps     stepFlags
-	check     bool
-	call      string
-	debug     bool
-	expect    string // --expect-cached: "*" or a stage's name
+	file        string
+	tags        []string
+	args        []string
+	labels      []string
+	contexts    []string
+	target      string
+	platforms   []string
+	noCache     bool
+	noCacheOf   []string
+	pull        string
+	network     string
+	hosts       []string
+	outputs     []string
+	load        bool
+	push        bool
+	retry       int
+	iidfile     string
+	metadata    string
+	annotations []string
+	progress    string
+	quiet       bool
+	jobs        int
+	plan        bool
+	explain     bool
+	steps       stepFlags
+	check       bool
+	call        string
+	debug       bool
+	expect      string // --expect-cached: "*" or a stage's name
 }
 
 func newBuild(a *app) *cobra.Command {
@@ -73,13 +78,19 @@ func newBuild(a *app) *cobra.Command {
 	fl.StringArrayVar(&f.labels, "label", nil, "label of the image, as key=value")
 	fl.StringArrayVar(&f.contexts, "build-context", nil, "another context, as name=DIR, docker-image://REF or oci-layout://DIR[:TAG]")
 	fl.StringVar(&f.target, "target", "", "the stage to build (default: the last)")
-	fl.StringVar(&f.platform, "platform", "", "build for this platform, as os/arch[/variant]")
+	fl.StringArrayVar(&f.platforms, "platform", nil, "build for these platforms, as os/arch[/variant],…; several make an index")
 	fl.BoolVar(&f.noCache, "no-cache", false, "execute every step")
 	fl.StringSliceVar(&f.noCacheOf, "no-cache-filter", nil, "execute every step of these stages")
-	fl.BoolVar(&f.pull, "pull", false, "ask the registries for newer bases")
+	fl.StringVar(&f.pull, "pull", "missing", "when to ask registries for bases: always, missing, never, or newer (always, but the store's when that fails)")
+	fl.Lookup("pull").NoOptDefVal = "always"
+	fl.IntVar(&f.retry, "retry", 5, "how often to repeat a registry's request that failed")
 	fl.StringVar(&f.network, "network", "default", "network of RUN steps: default, none or host")
 	fl.StringArrayVar(&f.hosts, "add-host", nil, "line of /etc/hosts for RUN steps, as name:address")
 	fl.StringArrayVarP(&f.outputs, "output", "o", nil, "where the result goes: type=image|oci|docker|tar|local[,dest=…]")
+	fl.BoolVar(&f.load, "load", false, "put the image into mk's store beside other outputs: short for -o type=image")
+	fl.BoolVar(&f.push, "push", false, "push the image under its names: short for -o type=registry")
+	fl.StringArrayVar(&f.annotations, "annotation", nil, "annotation, as [manifest|index|manifest-descriptor|index-descriptor[PLATFORM]:]key=value")
+	fl.StringVar(&f.metadata, "metadata-file", "", "write the result's digests and names to this file, as JSON")
 	fl.StringVar(&f.iidfile, "iidfile", "", "write the image's ID to this file")
 	fl.StringVar(&f.progress, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "auto, plain, tty, rawjson or quiet")
 	fl.BoolVarP(&f.quiet, "quiet", "q", false, "print the image's ID and nothing else")
@@ -106,7 +117,7 @@ func envOr(name, otherwise string) string {
 // build is the command. It runs in the stage host first, where a build that the
 // records know whole ends; else the same runs again inside.
 func (a *app) build(ctx context.Context, f *buildFlags, contextArg string) (*recipeFile, error) {
-	outputs, err := parseOutputs(f.outputs, f.tags)
+	outputs, err := parseOutputs(f)
 	if err != nil {
 		return nil, err
 	}
@@ -218,7 +229,18 @@ func (b *building) make(ctx context.Context, progress builder.Reporter) error {
 	if err != nil {
 		return err
 	}
-	plan, err := builder.NewPlan(ctx, b.recipe, opt)
+	platforms, err := parsePlatforms(f.platforms)
+	if err != nil {
+		return err
+	}
+	var plans []*builder.Plan
+	if len(platforms) > 1 {
+		plans, err = builder.NewPlans(ctx, b.recipe, opt, platforms)
+	} else {
+		var plan *builder.Plan
+		plan, err = builder.NewPlan(ctx, b.recipe, opt)
+		plans = append(plans, plan)
+	}
 	if err != nil {
 		return err
 	}
@@ -226,7 +248,12 @@ func (b *building) make(ctx context.Context, progress builder.Reporter) error {
 		return err
 	}
 	if f.plan {
-		return printPlan(os.Stdout, plan)
+		for _, p := range plans {
+			if err := printPlan(os.Stdout, p); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 	work, err := b.builder(progress)
 	if err != nil {
@@ -236,7 +263,7 @@ func (b *building) make(ctx context.Context, progress builder.Reporter) error {
 	if f.explain || f.expect != "" {
 		work.Explain = why.add
 	}
-	result, err := work.Build(ctx, plan)
+	results, err := work.Build(ctx, plans...)
 	if f.explain && !errors.Is(err, builder.ErrNeedsInside) {
 		why.print(os.Stderr)
 	}
@@ -251,17 +278,26 @@ func (b *building) make(ctx context.Context, progress builder.Reporter) error {
 			return builder.ErrNeedsInside
 		}
 	}
-	img, err := b.export(ctx, progress, work, result)
+	out := &built{building: b, work: work, results: results}
+	if out.index, err = b.wantsIndex(len(plans)); err != nil {
+		return err
+	}
+	e, err := out.export(ctx, progress)
 	if err != nil {
 		return err
 	}
+	if f.metadata != "" {
+		if err := b.writeMetadata(f.metadata, e); err != nil {
+			return err
+		}
+	}
 	if f.iidfile != "" {
-		if err := os.WriteFile(f.iidfile, []byte(img.ID().String()), 0o644); err != nil {
+		if err := os.WriteFile(f.iidfile, []byte(e.id().String()), 0o644); err != nil {
 			return fmt.Errorf("write image ID: %w", err)
 		}
 	}
 	if f.quiet && !slices.ContainsFunc(b.outputs, func(o output) bool { return o.dest == "-" }) {
-		fmt.Println(img.ID())
+		fmt.Println(e.id())
 	}
 	return nil
 }
@@ -278,14 +314,21 @@ func (b *building) options(ctx context.Context, progress builder.Reporter) (buil
 	if opt.Labels, err = keyValues("--label", f.labels); err != nil {
 		return opt, err
 	}
-	if f.platform != "" {
-		p, err := image.ParsePlatform(f.platform)
-		if err != nil {
-			return opt, fmt.Errorf("--platform %s: %w", f.platform, err)
-		}
-		opt.Platform = &p
+	platforms, err := parsePlatforms(f.platforms)
+	if err != nil {
+		return opt, err
 	}
-	find := &finder{store: b.store, pull: f.pull, progress: progress}
+	if len(platforms) > 0 {
+		opt.Platform = &platforms[0]
+	}
+	pull, err := pullPolicy(f.pull)
+	if err != nil {
+		return opt, err
+	}
+	if b.store.client.Retries = f.retry; f.retry <= 0 {
+		b.store.client.Retries = -1
+	}
+	find := &finder{store: b.store, pull: pull, progress: progress}
 	opt.Base = b.bases.remember(find.base)
 	for _, kv := range f.contexts {
 		name, value, ok := strings.Cut(kv, "=")
@@ -299,6 +342,22 @@ func (b *building) options(ctx context.Context, progress builder.Reporter) (buil
 		opt.Contexts[name] = t
 	}
 	return opt, nil
+}
+
+// wantsIndex says whether the result stands in an index even if it is only one.
+func (b *building) wantsIndex(platforms int) (bool, error) {
+	word := b.args["BUILDKIT_MULTI_PLATFORM"]
+	if word == "" {
+		return platforms > 1, nil
+	}
+	always, err := strconv.ParseBool(word)
+	if err != nil {
+		return false, fmt.Errorf("invalid boolean value for BUILDKIT_MULTI_PLATFORM: %s", word)
+	}
+	if !always && platforms > 1 {
+		return false, errors.New("several platforms make an index, which BUILDKIT_MULTI_PLATFORM=false forbids")
+	}
+	return always, nil
 }
 
 // builder sets up the builder for this build's flags.

@@ -18,8 +18,33 @@ import (
 // registry, or in an archive or layout directory named with its transport.
 type finder struct {
 	*store
-	pull     bool // ask the registry even for what the store has
+	pull     policy
 	progress builder.Reporter
+}
+
+// policy says when a registry is asked for an image.
+type policy int
+
+const (
+	missing policy = iota // for what the store has not
+	always
+	newer // always, and the store's is taken when that fails
+	never
+)
+
+// pullPolicy reads --pull: docker's yes and no, or podman's words.
+func pullPolicy(word string) (policy, error) {
+	switch word {
+	case "missing", "false", "ifmissing":
+		return missing, nil
+	case "always", "true":
+		return always, nil
+	case "newer", "ifnewer":
+		return newer, nil
+	case "never":
+		return never, nil
+	}
+	return missing, fmt.Errorf("--pull=%s: want always, missing, newer or never", word)
 }
 
 // base finds the image of a FROM line.
@@ -39,16 +64,23 @@ func (f *finder) find(ctx context.Context, name string, platform *ocispec.Platfo
 	}
 	var img *image.Image
 	err := f.progress.Task("[internal] load metadata for "+title, func(*builder.Vertex) (err error) {
-		if !f.pull {
+		if f.pull == missing || f.pull == never {
 			img, err = f.images.Resolve(name, platform)
 			if err == nil || !errors.Is(err, image.ErrNotFound) {
 				return err
+			}
+			if f.pull == never {
+				return fmt.Errorf("--pull=never: %w", err)
 			}
 		}
 		if wrong != nil {
 			return wrong
 		}
 		if img, err = f.client.Manifest(ctx, ref, f.images, platform); err != nil {
+			if have, herr := f.images.Resolve(name, platform); f.pull == newer && herr == nil {
+				img = have
+				return nil
+			}
 			return err
 		}
 		return f.images.Tag(ref.String(), img.Target())

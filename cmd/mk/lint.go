@@ -71,15 +71,17 @@ func (b *building) lint(opt builder.PlanOptions) error {
 
 // foundBases remembers the images that a plan asked for.
 type foundBases struct {
-	mu sync.Mutex // guards found: a plan asks from several goroutines
-	// found is by name and platform, and by name alone for a base whose platform is
-	// another than the one asked for.
-	found map[string]*image.Image
+	mu    sync.Mutex              // guards found: a plan asks from several goroutines
+	found map[string]*image.Image // by name and platform
 }
 
-// remember wraps the function that finds images.
+// remember wraps the function that finds images: each is looked for once, however
+// many plans ask.
 func (f *foundBases) remember(find baseFinder) baseFinder {
 	return func(ctx context.Context, name string, p ocispec.Platform) (*image.Image, error) {
+		if img := f.get(name, p); img != nil {
+			return img, nil
+		}
 		img, err := find(ctx, name, p)
 		if err == nil {
 			f.mu.Lock()

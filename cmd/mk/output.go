@@ -1,47 +1,50 @@
 package main
 
 import (
-	"context"
 	"encoding/csv"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
+	"strconv"
 	"strings"
 
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
-	"mk/builder"
 	"mk/image"
 )
 
 // output is one -o of a build: where its result goes.
 type output struct {
-	kind string // image, oci, docker, tar, local, cacheonly
-	dest string // "-" is standard output
-	dir  bool   // oci: a layout directory and not an archive
-	opts image.WriteOptions
-	tags []string // of -t and name=
-	push bool
+	kind   string // image, oci, docker, tar, local, cacheonly
+	dest   string // "-" is standard output
+	dir    bool   // oci: a layout directory and not an archive
+	opts   image.WriteOptions
+	tags   []string // of -t and name=
+	push   bool
+	notes  annotations
+	split  *bool // tar, local: a directory a platform; nil: where there are several
+	delete bool  // local: what is not of the result goes
 }
 
-// parseOutputs reads the -o flags. None at all means the store.
-func parseOutputs(words, tags []string) ([]output, error) {
-	if len(words) == 0 {
-		words = []string{"type=image"}
-	}
+// outputKeys are the keys of each type, beside type itself. What another builder
+// has and is not here is refused by its name.
+var outputKeys = map[string]string{
+	"image":     "name push compression compression-level force-compression oci-mediatypes rewrite-timestamp",
+	"registry":  "name push compression compression-level force-compression oci-mediatypes rewrite-timestamp",
+	"oci":       "name dest tar compression compression-level force-compression oci-mediatypes rewrite-timestamp",
+	"docker":    "name dest rewrite-timestamp",
+	"tar":       "dest platform-split rewrite-timestamp",
+	"local":     "dest platform-split mode rewrite-timestamp",
+	"cacheonly": "",
+}
+
+// parseOutputs reads the -o flags, and --push and --load, which are short for two of
+// them. None at all means the store.
+func parseOutputs(f *buildFlags) ([]output, error) {
 	var outputs []output
 	stdout := 0
-	for _, w := range words {
+	for _, w := range f.outputs {
 		o, err := parseOutput(w)
 		if err != nil {
 			return nil, fmt.Errorf("--output %s: %w", w, err)
-		}
-		o.tags = slices.Concat(tags, o.tags)
-		for _, t := range o.tags {
-			if _, err := image.ParseReference(t); err != nil {
-				return nil, fmt.Errorf("--tag %s: %w", t, err)
-			}
 		}
 		if o.dest == "-" {
 			stdout++
@@ -50,6 +53,34 @@ func parseOutputs(words, tags []string) ([]output, error) {
 	}
 	if stdout > 1 {
 		return nil, errors.New("--output: only one can go to standard output")
+	}
+	at := slices.IndexFunc(outputs, func(o output) bool { return o.kind == "image" })
+	if at < 0 && (f.load || f.push || len(outputs) == 0) {
+		at = len(outputs)
+		outputs = append(outputs, output{kind: "image"})
+	}
+	if f.push {
+		outputs[at].push = true
+	}
+	given, err := parseAnnotations(f.annotations)
+	if err != nil {
+		return nil, err
+	}
+	for i := range outputs {
+		o := &outputs[i]
+		o.tags = slices.Concat(f.tags, o.tags)
+		o.notes = slices.Concat(given, o.notes)
+		for _, t := range o.tags {
+			if _, err := image.ParseReference(t); err != nil {
+				return nil, fmt.Errorf("--tag %s: %w", t, err)
+			}
+		}
+		if len(o.notes) > 0 && o.opts.Docker {
+			return nil, errors.New("--annotation: docker's media types have no annotations: leave oci-mediatypes=false out")
+		}
+		if o.push && len(o.tags) == 0 {
+			return nil, errors.New("push: the image has no name: give one with -t")
+		}
 	}
 	return outputs, nil
 }
@@ -68,80 +99,104 @@ func parseOutput(word string) (output, error) {
 		return o, err
 	}
 	for _, f := range fields {
-		key, value, _ := strings.Cut(f, "=")
-		switch strings.ToLower(key) {
-		case "type":
+		if key, value, _ := strings.Cut(f, "="); strings.EqualFold(strings.TrimSpace(key), "type") {
 			o.kind = value
-		case "dest":
-			o.dest = value
-		case "name":
-			o.tags = append(o.tags, strings.Split(value, ",")...)
-		case "tar":
-			switch value {
-			case "true":
-			case "false":
-				o.dir = true
-			default:
-				return o, fmt.Errorf("tar=%s: want true or false", value)
+		}
+	}
+	keys, known := outputKeys[o.kind]
+	switch {
+	case o.kind == "":
+		return o, errors.New("it has no type")
+	case !known:
+		return o, fmt.Errorf("type=%s is not supported: want image, registry, oci, docker, tar, local or cacheonly", o.kind)
+	}
+	for _, f := range fields {
+		key, value, _ := strings.Cut(f, "=")
+		key = strings.ToLower(strings.TrimSpace(key))
+		switch {
+		case key == "type":
+		case strings.HasPrefix(key, "annotation") && strings.Contains(keys, "name"):
+			// Keys of annotations keep their case.
+			a, err := parseAnnotationKey(strings.TrimSpace(f[:len(key)]), value)
+			if err != nil {
+				return o, err
 			}
-		case "compression":
-			switch c := image.Compression(value); c {
-			case image.Gzip, image.Zstd, image.Uncompressed:
-				o.opts.Compression = c
-			default:
-				return o, fmt.Errorf("compression=%s is not supported: want gzip, zstd or uncompressed", value)
-			}
-		case "push":
-			o.push = value == "true"
+			o.notes = append(o.notes, a)
+		case !slices.Contains(strings.Fields(keys), key):
+			return o, fmt.Errorf("type=%s has no key %q here: want %s", o.kind, key, strings.Join(strings.Fields(keys), ", "))
 		default:
-			return o, fmt.Errorf("key %q is not supported", key)
+			if err := o.set(key, value); err != nil {
+				return o, err
+			}
 		}
 	}
 	switch o.kind {
-	case "image", "cacheonly":
-		if o.dest != "" {
-			return o, fmt.Errorf("type=%s takes no dest", o.kind)
-		}
 	case "registry":
 		o.kind, o.push = "image", true
 	case "oci", "docker", "tar":
 		if o.dest == "" {
 			o.dest = "-"
 		}
+		if o.dir && o.dest == "-" {
+			return o, errors.New("tar=false wants a directory: dest=DIR")
+		}
 	case "local":
-		if o.dest == "" {
+		if o.dest == "" || o.dest == "-" {
 			return o, errors.New("type=local wants a directory: dest=DIR")
 		}
-	case "":
-		return o, errors.New("it has no type")
-	default:
-		return o, fmt.Errorf("type=%s is not supported: want image, registry, oci, docker, tar, local or cacheonly", o.kind)
 	}
 	return o, nil
 }
 
+// set takes one key of an output that has this key.
+func (o *output) set(key, value string) (err error) {
+	yes := func() bool {
+		b, wrong := strconv.ParseBool(value)
+		if wrong != nil && value == "" {
+			return true
+		}
+		if wrong != nil {
+			err = fmt.Errorf("%s=%s: want true or false", key, value)
+		}
+		return b
+	}
+	switch key {
+	case "dest":
+		o.dest = value
+	case "name":
+		o.tags = append(o.tags, strings.Split(value, ",")...)
+	case "tar":
+		o.dir = !yes()
+	case "push":
+		o.push = yes()
+	case "compression":
+		o.opts.Compression, err = image.ParseCompression(value)
+	case "compression-level":
+		if o.opts.Level, err = strconv.Atoi(value); err != nil || o.opts.Level < 0 || o.opts.Level > 22 {
+			err = fmt.Errorf("compression-level=%s: want a number from 0 (the default) to 9 for gzip, to 22 for zstd", value)
+		}
+	case "force-compression":
+		o.opts.ForceCompression = yes()
+	case "oci-mediatypes":
+		o.opts.Docker = !yes()
+	case "rewrite-timestamp":
+		if !yes() && err == nil {
+			err = errors.New("rewrite-timestamp=false: with SOURCE_DATE_EPOCH mk never makes files newer than it")
+		}
+	case "platform-split":
+		split := yes()
+		o.split = &split
+	case "mode":
+		if value != "copy" && value != "delete" {
+			err = fmt.Errorf("mode=%s: want copy or delete", value)
+		}
+		o.delete = value == "delete"
+	}
+	return err
+}
+
 // needsInside says whether the output reads trees.
 func (o output) needsInside() bool { return o.push || o.kind != "image" && o.kind != "cacheonly" }
-
-// export sends a result where the outputs say and returns its manifest.
-func (b *building) export(ctx context.Context, progress builder.Reporter, work *builder.Builder, r *builder.Result) (*image.Image, error) {
-	desc, err := work.Store(ctx, r)
-	if err != nil {
-		return nil, err
-	}
-	img, err := b.store.images.Image(ctx, desc, nil)
-	if err != nil {
-		return nil, err
-	}
-	for _, o := range b.outputs {
-		if err := progress.Task(o.title(), func(v *builder.Vertex) error {
-			return b.send(ctx, progress, v, o, work, r, img)
-		}); err != nil {
-			return nil, fmt.Errorf("%s: %w", o.title(), err)
-		}
-	}
-	return img, nil
-}
 
 // title names an output as buildx does.
 func (o output) title() string {
@@ -158,65 +213,4 @@ func (o output) title() string {
 		return "exporting nothing"
 	}
 	return "exporting to image"
-}
-
-func (b *building) send(ctx context.Context, progress builder.Reporter, v *builder.Vertex, o output, work *builder.Builder, r *builder.Result, img *image.Image) error {
-	images := namesOf(img.Descriptor(), o.tags)
-	store := b.store.images
-	switch o.kind {
-	case "image":
-		for _, t := range images {
-			if err := store.Tag(t.Name, t.Descriptor); err != nil {
-				return err
-			}
-			if t.Name != "" {
-				progress.Status(v, "naming to "+t.Name, 0, 0)
-			}
-		}
-		if o.push {
-			if len(o.tags) == 0 {
-				return errors.New("push: the image has no name: give one with -t")
-			}
-			for _, t := range o.tags {
-				if err := b.store.push(ctx, t, t, pushFlags{quiet: true}); err != nil {
-					return err
-				}
-			}
-		}
-	case "oci":
-		if o.dir {
-			if o.dest == "-" {
-				return errors.New("tar=false wants a directory: dest=DIR")
-			}
-			_, err := store.WriteOCIDir(ctx, o.dest, images, o.opts)
-			return err
-		}
-		return writeOutput(o.dest, func(w io.Writer) error {
-			_, err := store.WriteOCI(ctx, w, images, o.opts)
-			return err
-		})
-	case "docker":
-		return writeOutput(o.dest, func(w io.Writer) error { return store.WriteDocker(ctx, w, images, nil) })
-	case "tar":
-		return writeOutput(o.dest, func(w io.Writer) error { return work.WriteTar(ctx, r, w) })
-	case "local":
-		return work.WriteDir(ctx, r, o.dest)
-	}
-	return nil
-}
-
-// namesOf pairs an image with its names, or with none.
-func namesOf(d ocispec.Descriptor, tags []string) []image.Tagged {
-	if len(tags) == 0 {
-		return []image.Tagged{{Descriptor: d}}
-	}
-	var list []image.Tagged
-	for _, t := range tags {
-		ref, err := image.ParseReference(t)
-		if err != nil {
-			continue // parseOutputs has refused it
-		}
-		list = append(list, image.Tagged{Name: ref.String(), Descriptor: d})
-	}
-	return list
 }

@@ -147,7 +147,7 @@ func (s *store) imageFor(ctx context.Context, name, pull, platform string) (*ima
 	switch pull {
 	case "missing":
 	case "always":
-		find.pull = true
+		find.pull = always
 	case "never":
 		return s.images.Resolve(name, nil)
 	default:
