@@ -32,6 +32,10 @@ type Builder struct {
 	// Explain is told why each step is executed; nil: nobody wants to know.
 	Explain func(Reason)
 
+	// Foreign makes sure, before a RUN step of an image for this architecture, that its
+	// programs can be executed here. Nil: all are tried.
+	Foreign func(arch string) error
+
 	// Notice tells the user, once, what the machine makes the build go without.
 	Notice func(text string)
 }

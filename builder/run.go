@@ -161,6 +161,11 @@ func (r *runStep) Close() error {
 }
 
 func (r *runStep) perform(ctx context.Context, draft *snapshot.Draft) (err error) {
+	if r.Foreign != nil {
+		if err := r.Foreign(r.node.Stage.Platform.Architecture); err != nil {
+			return err
+		}
+	}
 	root, err := draft.Mount()
 	if err != nil {
 		return err

@@ -259,6 +259,9 @@ func (b *building) make(ctx context.Context, progress builder.Reporter) error {
 	if err != nil {
 		return err
 	}
+	emulators := &emulators{app: b.app}
+	defer emulators.Close()
+	work.Foreign = emulators.need
 	why := &reasons{}
 	if f.explain || f.expect != "" {
 		work.Explain = why.add

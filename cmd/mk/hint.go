@@ -16,6 +16,8 @@ func hint(err error) string {
 		return advice
 	}
 	switch {
+	case errors.Is(err, userns.ErrNoEmulator):
+		return "install an emulator: apt-get install qemu-user-static"
 	case errors.Is(err, unix.ENOSPC):
 		return "free some space: 'mk prune' removes what nothing uses, 'mk prune --all' the whole cache"
 	case errors.Is(err, registry.ErrUnauthorized):

@@ -2,12 +2,15 @@ package main
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"mk/image"
+	"mk/userns"
 )
 
 // parsePlatforms reads --platform: several, in flags or between commas, each once.
@@ -31,4 +34,40 @@ func parsePlatforms(words []string) ([]ocispec.Platform, error) {
 		}
 	}
 	return list, nil
+}
+
+// emulators are what this process lets run programs of foreign architectures with.
+type emulators struct {
+	*app
+
+	mu   sync.Mutex // guards open, and is held while one is set up
+	open map[string]*userns.Emulation
+}
+
+// need makes sure that programs of an architecture run.
+func (e *emulators) need(arch string) error {
+	if arch == "" || arch == runtime.GOARCH || arch == "386" && runtime.GOARCH == "amd64" || e.in == nil {
+		return nil
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.open[arch] != nil {
+		return nil
+	}
+	em, err := e.in.Emulate(arch)
+	if err != nil {
+		return err
+	}
+	if e.open == nil {
+		e.open = map[string]*userns.Emulation{}
+	}
+	e.open[arch] = em
+	return nil
+}
+
+// Close ends them all.
+func (e *emulators) Close() {
+	for _, em := range e.open {
+		em.Close()
+	}
 }

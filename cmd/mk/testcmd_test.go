@@ -35,6 +35,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"serve":   cmdServe,
 	"small":   cmdSmall,
 	"count":   cmdCount,
+	"foreign": cmdForeign,
 }
 
 // mk ARG...
