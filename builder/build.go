@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"mk/container"
 	"mk/image"
 	"mk/snapshot"
 )
@@ -31,6 +33,10 @@ type Builder struct {
 
 	// Explain is told why each step is executed; nil: nobody wants to know.
 	Explain func(Reason)
+
+	// Emulate, if set, prepares a container that will run on root, the tree of a
+	// step, for having its calls about owners answered.
+	Emulate func(spec *container.Spec, root *os.File)
 
 	// Foreign makes sure, before a RUN step of an image for this architecture, that its
 	// programs can be executed here. Nil: all are tried.

@@ -11,8 +11,8 @@ import (
 
 // wantXattr tells which extended attributes are part of a file: those of users
 // and file capabilities, and access control lists except of the caller's own
-// files, whose names mean nothing elsewhere. What overlayfs, SELinux or IMA
-// keep there belongs to the machine.
+// files, whose names mean nothing elsewhere. What overlayfs, SELinux, IMA or
+// snapshot keep there belongs to the machine.
 func wantXattr(name string, local bool) bool {
 	switch {
 	case name == "security.capability":
@@ -20,7 +20,7 @@ func wantXattr(name string, local bool) bool {
 	case name == "system.posix_acl_access", name == "system.posix_acl_default":
 		return !local
 	}
-	return strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.")
+	return strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.") && !strings.HasPrefix(name, "user.mk.")
 }
 
 // readXattrs reads the attributes of an open file, sorted by name.

@@ -180,6 +180,9 @@ func (r *runStep) perform(ctx context.Context, draft *snapshot.Draft) (err error
 	if err := r.addMounts(ctx, spec, held); err != nil {
 		return err
 	}
+	if r.Emulate != nil {
+		r.Emulate(spec, root)
+	}
 	code, err := r.start(ctx, spec, root, &held.mask)
 	if err == nil && code != 0 {
 		err = &ExitError{Args: r.node.Args, Code: code}

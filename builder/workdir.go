@@ -35,13 +35,18 @@ func (m *makeDir) perform(ctx context.Context, draft *snapshot.Draft) error {
 	if err != nil {
 		return err
 	}
-	return MakeDirs(root, m.node.Dir, user.UID, user.GID)
+	return makeDirs(root, m.node.Dir, user.UID, user.GID, m.Trees.Remembers())
 }
 
 // MakeDirs makes a directory and those above it that are missing, 0755 and
 // owned by uid:gid. Symlinks on the way are followed inside root, and what they
 // point to is made where it is missing. A directory that is there stays as it is.
 func MakeDirs(root *os.File, dir string, uid, gid uint32) error {
+	return makeDirs(root, dir, uid, gid, false)
+}
+
+// makeDirs is MakeDirs that keeps, if remember is set, with the file an owner that cannot be set.
+func makeDirs(root *os.File, dir string, uid, gid uint32, remember bool) error {
 	place, err := walkPath(root, dir, walkRules{
 		follow:    true,
 		mkdirLast: true,
@@ -54,6 +59,9 @@ func MakeDirs(root *os.File, dir string, uid, gid uint32) error {
 			}
 			if uid == 0 && gid == 0 {
 				return nil
+			}
+			if remember {
+				return snapshot.WriteMark(fmt.Sprintf("/proc/self/fd/%d/%s", parent.fd, name), true, snapshot.Owner{UID: uid, GID: gid})
 			}
 			if err := unix.Fchownat(parent.fd, name, int(uid), int(gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
 				return fmt.Errorf("chown to %d:%d: %w", uid, gid, err)

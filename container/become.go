@@ -14,14 +14,18 @@ import (
 	"mk/userns"
 )
 
-// takeIDs checks, while /proc of the outside is there, that the command's IDs exist, and returns
-// the groups to set: nil where the kernel allows setting none (mode single). Root loses nothing by
-// that; it has its power from capabilities, so that a notice does. Anybody else cannot be had
-// there anyway.
-func takeIDs(spec *Spec) ([]uint32, error) {
+// setgroupsDenied asks, while /proc of the outside is there, whether the kernel lets nobody here
+// set groups: so it is in mode single.
+func setgroupsDenied() bool {
 	text, err := os.ReadFile("/proc/self/setgroups")
-	if err != nil || strings.TrimSpace(string(text)) != "deny" {
-		return append([]uint32{}, spec.User.Groups...), nil
+	return err == nil && strings.TrimSpace(string(text)) == "deny"
+}
+
+// groupsOf is the groups to set, nil for none. Where none can be set, root loses nothing by that; it
+// has its power from capabilities, so that a notice does. Anybody else cannot be had there anyway.
+func groupsOf(spec *Spec, denied bool) []uint32 {
+	if !denied {
+		return append([]uint32{}, spec.User.Groups...)
 	}
 	var lost []string
 	for _, g := range spec.User.Groups {
@@ -32,12 +36,12 @@ func takeIDs(spec *Spec) ([]uint32, error) {
 	if len(lost) > 0 {
 		send(packet{Notice: "only one ID is mapped: the user is not in groups " + strings.Join(lost, ", ")}, -1)
 	}
-	return nil, nil
+	return nil
 }
 
 // become gives this thread the identity, capabilities and filters of the command. The order is
 // forced at each step by what the step before takes away.
-func become(spec *Spec, groups []uint32) error {
+func become(spec *Spec, setgroupsDenied bool) error {
 	// The bounding set first: it takes CAP_SETPCAP.
 	unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
 	for c := 0; c < 64; c++ {
@@ -61,6 +65,14 @@ func become(spec *Spec, groups []uint32) error {
 			return err
 		}
 	}
+	if len(spec.Notify) > 0 {
+		if err := notify(spec.Notify); err == nil {
+			setgroupsDenied = false // whoever answers is asked
+		} else if err := send(packet{Notice: err.Error()}, -1); err != nil {
+			return err
+		}
+	}
+	groups := groupsOf(spec, setgroupsDenied)
 	// Raw calls: Go's wrappers change all threads, and a reaper keeps its own identity.
 	u := spec.User
 	if groups != nil {
@@ -116,18 +128,39 @@ func filter(f Filter) error {
 	if len(f) == 0 {
 		return nil
 	}
+	if _, e := install(f, 0); e != 0 {
+		return fmt.Errorf("install the seccomp filter: %w", e)
+	}
+	return nil
+}
+
+const waitKillable = 1 << 5 // SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, Linux 5.19
+
+// notify puts on this thread a filter whose listener goes to Start.
+func notify(f Filter) error {
+	// No signal is to interrupt a call that is being answered: what has been done would be done
+	// again.
+	fd, e := install(f, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER|waitKillable)
+	if e == unix.EINVAL {
+		fd, e = install(f, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER)
+	}
+	if e != 0 {
+		return userns.Explain(userns.OpNotify, "", e)
+	}
+	defer unix.Close(fd)
+	return send(packet{Listener: true}, fd)
+}
+
+func install(f Filter, flags uintptr) (int, unix.Errno) {
 	prog := make([]unix.SockFilter, 0, len(f)/8)
 	for ; len(f) >= 8; f = f[8:] {
 		prog = append(prog, unix.SockFilter{
 			Code: binary.NativeEndian.Uint16(f), Jt: f[2], Jf: f[3], K: binary.NativeEndian.Uint32(f[4:])})
 	}
 	fprog := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
-	_, _, e := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&fprog)))
+	fd, _, e := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&fprog)))
 	runtime.KeepAlive(prog)
-	if e != 0 {
-		return fmt.Errorf("install the seccomp filter: %w", e)
-	}
-	return nil
+	return int(fd), e
 }
 
 // defaultPath is where commands are looked for when the environment has no PATH; docker's.

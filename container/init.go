@@ -53,10 +53,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	gids, err := takeIDs(spec)
-	if err != nil {
-		return err
-	}
+	denied := setgroupsDenied()
 	for i := range spec.Mounts {
 		if err := mountOn(root, spec, &spec.Mounts[i], sources[i]); err != nil {
 			return err
@@ -107,10 +104,10 @@ func run() error {
 		return fmt.Errorf("mark descriptors close-on-exec: %w", err)
 	}
 	if spec.Init {
-		return reap(spec, path, gids)
+		return reap(spec, path, denied)
 	}
 	runtime.LockOSThread() // to the kernel identity and filters belong to threads
-	if err := become(spec, gids); err != nil {
+	if err := become(spec, denied); err != nil {
 		return err
 	}
 	return execError(spec, path, syscall.Exec(path, spec.Args, spec.Env))

@@ -16,7 +16,7 @@ import (
 // One thread alone becomes what the command is to be, and forks; the others keep all
 // capabilities, so that signals reach a command that changed its user, and nothing in the
 // container may trace pid 1.
-func reap(spec *Spec, path string, groups []uint32) error {
+func reap(spec *Spec, path string, setgroupsDenied bool) error {
 	// Not even its environment and descriptors can be read (/proc/1).
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return err
@@ -28,7 +28,7 @@ func reap(spec *Spec, path string, groups []uint32) error {
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread is good for nothing else
-		err := become(spec, groups)
+		err := become(spec, setgroupsDenied)
 		if err == nil {
 			child, err = syscall.ForkExec(path, spec.Args, &syscall.ProcAttr{
 				Env:   spec.Env,

@@ -36,6 +36,15 @@ type Spec struct {
 	NoNewPrivs bool
 	Seccomp    Filter // empty: unconfined
 
+	// Notify is another filter, of calls that a process outside is to answer; it is installed
+	// before the command becomes its user, so that it sees that too. Listener is called, by Start,
+	// with the descriptor through which they come (seccomp_unotify(2)), which it takes over, and
+	// the pid of init as Start sees it; whoever calls waits until somebody answers. stop is called
+	// when pid 1 has ended: when it returns, nobody may be in the container's mounts any more.
+	// Where the kernel refuses, Listener is not called, and a notice says so.
+	Notify   Filter
+	Listener func(listener *os.File, pid int) (stop func(), err error) `json:"-"`
+
 	Namespaces Namespaces
 	Terminal   *Size         // non-nil: a pty of this size in the container's devpts; see Process.Terminal
 	Grace      time.Duration // between SIGTERM and SIGKILL when Start's context ends; 0 is half a second
@@ -157,8 +166,8 @@ func (s *Spec) check() error {
 	if s.Cwd != "" && !filepath.IsAbs(s.Cwd) {
 		return fail(126, "working directory %q is not absolute", s.Cwd)
 	}
-	if len(s.Seccomp)%8 != 0 {
-		return fail(125, "seccomp filter of %d bytes", len(s.Seccomp))
+	if len(s.Seccomp)%8 != 0 || len(s.Notify)%8 != 0 {
+		return fail(125, "seccomp filters of %d and %d bytes", len(s.Seccomp), len(s.Notify))
 	}
 	for i := range s.Mounts {
 		m := &s.Mounts[i]

@@ -26,9 +26,11 @@ type Process struct {
 	terminal *os.File
 	notices  []string
 	stubs    stubs
-	cause    func() error // why Start's context ended
-	unwatch  func() bool
-	done     chan struct{} // closed when proc has been waited for
+
+	stopListener func()       // of Spec.Listener; nil
+	cause        func() error // why Start's context ended
+	unwatch      func() bool
+	done         chan struct{} // closed when proc has been waited for
 }
 
 // StartError is the failure to become the container. Code is the exit status that docker gives to
@@ -86,7 +88,7 @@ func Start(ctx context.Context, spec *Spec, root *os.File, stdio IO) (_ *Process
 		grace = defaultGrace
 	}
 	p.unwatch = context.AfterFunc(ctx, func() { p.end(grace) })
-	if err := p.listen(control); err != nil {
+	if err := p.listen(control, spec.Listener); err != nil {
 		p.unwatch()
 		p.proc.Kill()
 		p.wait()
@@ -187,7 +189,7 @@ func writeOrders(spec *Spec, sources []*os.File) (*os.File, error) {
 }
 
 // listen takes what init has to say, until it has exec'd or failed.
-func (p *Process) listen(control *os.File) error {
+func (p *Process) listen(control *os.File, listener func(*os.File, int) (func(), error)) (err error) {
 	for {
 		packet, file, err := receive(control)
 		switch {
@@ -199,6 +201,10 @@ func (p *Process) listen(control *os.File) error {
 			return packet.Failure.startError()
 		case packet.Terminal:
 			p.terminal = file
+		case packet.Listener:
+			if p.stopListener, err = listener(file, p.Pid()); err != nil {
+				return err
+			}
 		default:
 			p.notices = append(p.notices, packet.Notice)
 		}
@@ -229,6 +235,9 @@ func (p *Process) Wait() (ExitStatus, error) {
 func (p *Process) wait() (ExitStatus, error) {
 	state, err := p.proc.Wait()
 	close(p.done)
+	if p.stopListener != nil {
+		p.stopListener() // before the mount points are taken away, which it would keep busy
+	}
 	if err != nil {
 		return ExitStatus{Code: 125}, fmt.Errorf("wait for the container: %w", err)
 	}

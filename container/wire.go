@@ -23,6 +23,7 @@ import (
 //
 //	{notice}             the machine did not allow something that the container can go without
 //	{terminal} + fd      the master of its pty
+//	{listener} + fd      the listener of Spec.Notify; from now on its calls wait for an answer
 //	{failure}            why it could not become the container
 //	end of file          execve worked: control is close-on-exec
 const (
@@ -43,6 +44,7 @@ type orders struct {
 type packet struct {
 	Notice   string   `json:",omitempty"`
 	Terminal bool     `json:",omitempty"` // comes with a descriptor
+	Listener bool     `json:",omitempty"` // comes with a descriptor
 	Failure  *failure `json:",omitempty"`
 }
 
@@ -137,7 +139,7 @@ func receive(control *os.File) (*packet, *os.File, error) {
 	var file *os.File
 	if msgs, err := unix.ParseSocketControlMessage(oob[:oobn]); err == nil && len(msgs) == 1 {
 		if fds, err := unix.ParseUnixRights(&msgs[0]); err == nil && len(fds) == 1 {
-			file = os.NewFile(uintptr(fds[0]), "terminal")
+			file = os.NewFile(uintptr(fds[0]), "from init")
 		}
 	}
 	p := new(packet)

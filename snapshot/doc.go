@@ -66,7 +66,9 @@
 // In mode single one ID is mapped: every chown to another is refused. A store
 // opened for that remembers: what a header asks for is kept in the owners table,
 // WriteLayer puts it into the tar, Content counts it, and layers are the same
-// as where chown works. What overlay copies up inherits from the table below.
+// as where chown works. Beside the table each file carries a mark, an attribute
+// that overlay copies up with it (see ReadMark), by which a step that runs sees
+// the owners and leaves others; Commit makes one of the other.
 // Two things are remembered in every store, since no user namespace can have
 // them: device nodes, for which an empty file stands, and attributes that are
 // none of the kernel's business (trusted.*, security.* other than capabilities).

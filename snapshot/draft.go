@@ -156,9 +156,14 @@ func (d *Draft) commit() (*Snapshot, error) {
 	if d.mounts > 0 { // a step ran: what it removed, and what overlay copied up
 		err := pruneOwners(d.Upper(), d.owners)
 		if err == nil {
-			err = inheritOwners(d.Upper(), parent, d.owners)
+			err = inheritOwners(d.Upper(), parent, d.owners, d.store.remember)
 		}
 		if err != nil {
+			return nil, fmt.Errorf("owners: %w", err)
+		}
+	}
+	if d.store.remember {
+		if err := markOwners(d.Upper(), d.owners); err != nil {
 			return nil, fmt.Errorf("owners: %w", err)
 		}
 	}

@@ -121,10 +121,10 @@ func settable(name string) bool {
 	return strings.HasPrefix(name, "user.") && !overlaysOwn(name)
 }
 
-// overlaysOwn tells whether an attribute is a mark of overlay: in a layer it
-// would be a forged one, and in a tree it is said in the layer's own way.
+// overlaysOwn tells whether an attribute is a mark of overlay, or one of ours: in a
+// layer it would be a forged one, and in a tree it is said in the layer's own way.
 func overlaysOwn(name string) bool {
-	return strings.HasPrefix(name, overlayAttrs) || strings.HasPrefix(name, "trusted.overlay.")
+	return strings.HasPrefix(name, overlayAttrs) || strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, markAttrs)
 }
 
 // attrsAt returns the attributes of a file that belong into a layer, sorted. fd
@@ -155,6 +155,9 @@ func attrsAt(dir int, name string, fd int) ([]attr, error) {
 		value, err := getAttr(get(n), room[:])
 		if err != nil {
 			return nil, err
+		}
+		if n == capAttr && isCapMark(value) {
+			continue
 		}
 		attrs = append(attrs, attr{n, value})
 	}
@@ -208,6 +211,11 @@ func copyRoot(from, to string) error {
 	for _, a := range attrs {
 		if err := unix.Setxattr(to, a.name, []byte(a.value), 0); err != nil {
 			return &os.PathError{Op: "set " + a.name + " of", Path: to, Err: err}
+		}
+	}
+	if o, ok := ReadMark(from, true); ok {
+		if err := WriteMark(to, true, o); err != nil {
+			return &os.PathError{Op: "mark", Path: to, Err: err}
 		}
 	}
 	return unix.Chmod(to, st.Mode&0o7777)

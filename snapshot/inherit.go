@@ -121,88 +121,115 @@ func pruneOwners(upper string, t *Owners) error {
 
 // inheritOwners completes the table of a draft: a file or directory that overlay
 // copied up, because something changed in it or below it, keeps what the parent
-// remembered for it, unless the table has an entry for it already.
+// remembered for it, unless the table has an entry for it already. In a store that
+// remembers, marks tell the owners, of new files too.
 //
 // Overlay marks a copied file by its origin attribute. It does not mark one that
 // had several names below, and a symlink cannot be marked: those are taken for
-// new files. So is a file that was moved: whoever watches the step (see
-// Draft.Owners) knows better.
-func inheritOwners(upper string, parent *Snapshot, t *Owners) error {
-	if parent == nil {
-		return nil
+// new files, as is one that was moved; they lose the attributes that only the
+// table has.
+func inheritOwners(upper string, parent *Snapshot, t *Owners, remember bool) error {
+	h := heir{table: t, marks: remember}
+	if parent != nil {
+		some, err := parent.remembers()
+		if err != nil {
+			return err
+		}
+		if some {
+			h.parent = parent
+		}
 	}
-	if some, err := parent.remembers(); err != nil || !some {
-		return err
+	if h.parent == nil && !h.marks {
+		return nil
 	}
 	root, err := openAt(unix.AT_FDCWD, upper, oDir, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: upper, Err: err}
 	}
 	defer unix.Close(root)
-	h := heir{parent: parent, table: t}
-	if err := h.take("."); err != nil {
+	if err := h.take(root, ".", ".", true); err != nil {
 		return err
 	}
-	return h.dir(root, "")
+	return h.dir(root, "", true)
 }
 
 type heir struct {
-	parent *Snapshot
+	parent *Snapshot // nil: nothing to inherit
 	table  *Owners
+	marks  bool
 }
 
-func (h *heir) take(p string) error {
+// take enters the file called p, name in dir; copied: it was the parent's.
+func (h *heir) take(dir int, name, p string, copied bool) error {
 	if _, ok := h.table.lookup(p); ok {
 		return nil
 	}
-	o, ok, err := h.parent.Owner(p)
-	if err == nil && ok {
+	var o Owner
+	ok := false
+	if copied && h.parent != nil {
+		var err error
+		if o, ok, err = h.parent.Owner(p); err != nil {
+			return err
+		}
+	}
+	if h.marks {
+		mark, marked := ReadMark(procName(dir, name), true)
+		mark.Xattrs = o.Xattrs
+		o, ok = mark, ok || marked
+	}
+	if ok {
 		h.table.Set(p, o)
 	}
-	return err
+	return nil
 }
 
-func (h *heir) dir(fd int, prefix string) error {
+func (h *heir) dir(fd int, prefix string, copied bool) error {
 	names, err := readNames(fd)
 	if err != nil {
 		return &fs.PathError{Op: "read directory", Path: prefix, Err: err}
 	}
 	for _, name := range names {
-		if err := h.entry(fd, prefix, name); err != nil {
+		if err := h.entry(fd, prefix, name, copied); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (h *heir) entry(dir int, prefix, name string) error {
+func (h *heir) entry(dir int, prefix, name string, copied bool) error {
 	p := prefix + name
 	st, err := statAt(dir, name)
 	if err != nil {
 		return &fs.PathError{Op: "stat", Path: p, Err: err}
 	}
-	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFREG:
-		copied, err := wasCopied(dir, name)
-		if err != nil || !copied {
-			return err
-		}
-		return h.take(p)
-	case unix.S_IFDIR:
+	switch {
+	case isWhiteout(&st):
+		return nil
+	case isDir(&st):
 		fd, err := openAt(dir, name, oDir, 0)
 		if err != nil {
 			return &fs.PathError{Op: "open", Path: p, Err: err}
 		}
 		defer unix.Close(fd)
-		if isOpaque(fd) {
-			return nil // new, and so is what is in it
+		copied = copied && !isOpaque(fd) // else it is new, and so is what is in it
+		if !copied && !h.marks {
+			return nil
 		}
-		if err := h.take(p); err != nil {
+		if err := h.take(dir, name, p, copied); err != nil {
 			return err
 		}
-		return h.dir(fd, p+"/")
+		return h.dir(fd, p+"/", copied)
+	case st.Mode&unix.S_IFMT == unix.S_IFREG && copied:
+		if copied, err = wasCopied(dir, name); err != nil {
+			return err
+		}
+	default:
+		copied = false
 	}
-	return nil
+	if !copied && !h.marks {
+		return nil
+	}
+	return h.take(dir, name, p, copied)
 }
 
 // wasCopied tells whether overlay copied the regular file up from below.

@@ -122,6 +122,11 @@ func linkDir(from, to int, name, p string, st *unix.Stat_t) error {
 			return fmt.Errorf("set %s: %w", a.name, err)
 		}
 	}
+	if o, ok := ReadMark(procName(from, name), true); ok {
+		if err := WriteMark(procName(to, name), true, o); err != nil {
+			return fmt.Errorf("mark: %w", err)
+		}
+	}
 	if err := linkTree(src, dst, p+"/"); err != nil {
 		return err
 	}

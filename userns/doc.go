@@ -24,5 +24,8 @@
 // A refusal of the kernel is a Refusal: the errno, what it means on this machine, and the one
 // command that mends it (Advice). Survey tries everything once, for mk info.
 //
+// In mode single there is one ID, and an Emulator answers the calls by which programs would find
+// that out: chown, setuid, stat and their like.
+//
 // The package does not read trees, mount anything but the propagation of /, or know of containers.
 package userns

@@ -373,7 +373,7 @@ func (b *building) builder(progress builder.Reporter) (*builder.Builder, error) 
 	return &builder.Builder{
 		Images: b.store.images, Trees: b.store.trees, Records: b.store.records, Fetched: b.store.fetched(),
 		Progress: progress, Sandbox: sandbox,
-		Jobs: f.jobs, Inside: b.stage == userns.StageInside,
+		Jobs: f.jobs, Inside: b.stage == userns.StageInside, Emulate: b.store.emulate(),
 		Notice: func(text string) { fmt.Fprintln(os.Stderr, "mk: notice:", text) },
 	}, nil
 }

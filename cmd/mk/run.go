@@ -131,6 +131,9 @@ func (a *app) run(f *runFlags, entrypointSet bool, name string, args []string) e
 		return err
 	}
 	spec.Mounts = append(spec.Mounts, etc.Mounts()...)
+	if emulate := s.emulate(); emulate != nil {
+		emulate(spec, root)
+	}
 	status, err := a.attach(spec, root, f.interactive, f.tty)
 	if err != nil {
 		return err

@@ -1,0 +1,38 @@
+package main
+
+import (
+	"os"
+
+	"mk/container"
+	"mk/snapshot"
+	"mk/userns"
+)
+
+// emulate is what makes a container of this store see many owners where one ID is mapped; nil in
+// the modes that have them all.
+func (s *store) emulate() func(*container.Spec, *os.File) {
+	if s.mode != userns.Single {
+		return nil
+	}
+	e := userns.NewEmulator(marks{})
+	return func(spec *container.Spec, root *os.File) {
+		spec.Notify = userns.EmulationFilter()
+		spec.Listener = func(listener *os.File, pid int) (stop func(), err error) {
+			return e.Serve(listener, pid, root)
+		}
+	}
+}
+
+// marks keeps owners where snapshot looks for them.
+type marks struct{}
+
+var _ userns.Keeper = marks{}
+
+func (marks) Owner(path string, link bool) (userns.Owner, bool) {
+	o, ok := snapshot.ReadMark(path, link)
+	return userns.Owner{UID: o.UID, GID: o.GID, Mode: o.Mode, Rdev: o.Rdev}, ok
+}
+
+func (marks) SetOwner(path string, link bool, o userns.Owner) error {
+	return snapshot.WriteMark(path, link, snapshot.Owner{UID: o.UID, GID: o.GID, Mode: o.Mode, Rdev: o.Rdev})
+}

@@ -1,0 +1,164 @@
+package snapshot
+
+import (
+	"encoding/binary"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A mark is an owner kept with the file itself, in a store that remembers. Two forms, since the
+// kernel allows attributes of the user only on regular files and directories:
+//
+//	user.mk.owner         "33:33", or for a device "0:6 b 8:0": of a regular file or a directory
+//	security.capability   of a symlink or a fifo, where it means nothing to the kernel:
+//	                      permitted is the uid and the gid, inheritable says that it is ours
+//
+// Overlay copies both when it copies a file up, whatever its type and however many names it has;
+// they go where a rename takes the file, and end with it. A table of inode numbers would not do:
+// overlay changes those of symlinks and of files with several names. Chown takes the second form
+// away, so the mark is set after it.
+//
+// Marks are in no layer. Commit makes the owners table of them, which everybody else reads, and
+// marks of the table: what a layer or COPY brought is seen by the next step.
+const (
+	markAttrs = "user.mk."
+	markAttr  = markAttrs + "owner"
+	capAttr   = "security.capability"
+
+	capV2     = 0x0200_0000 // VFS_CAP_REVISION_2
+	markMagic = 0x6d6b_6f77 // "mkow": capabilities that no kernel has
+)
+
+// ReadMark reads the owner kept with the file at path, as the calling thread sees path; link: not
+// following a symlink at its end.
+func ReadMark(path string, link bool) (o Owner, ok bool) {
+	get := unix.Getxattr
+	if link {
+		get = unix.Lgetxattr
+	}
+	var b [64]byte
+	n, err := get(path, markAttr, b[:])
+	if err == nil {
+		return parseMark(string(b[:n]))
+	} else if err != unix.ENODATA {
+		return o, false
+	}
+	if n, err = get(path, capAttr, b[:]); err != nil || !isCapMark(string(b[:n])) {
+		return o, false
+	}
+	return Owner{UID: binary.LittleEndian.Uint32(b[4:]), GID: binary.LittleEndian.Uint32(b[12:])}, true
+}
+
+// WriteMark keeps the owner with the file; that of root is kept by keeping nothing. Xattrs are not
+// kept. The error is the kernel's.
+func WriteMark(path string, link bool, o Owner) error {
+	stat, set, remove := unix.Stat, unix.Setxattr, unix.Removexattr
+	if link {
+		stat, set, remove = unix.Lstat, unix.Lsetxattr, unix.Lremovexattr
+	}
+	if o.UID == 0 && o.GID == 0 && o.Mode == 0 {
+		err := remove(path, markAttr)
+		if err == unix.EPERM { // neither regular nor a directory
+			if _, marked := ReadMark(path, link); marked {
+				return remove(path, capAttr)
+			}
+			return nil
+		}
+		if err == unix.ENODATA {
+			return nil
+		}
+		return err
+	}
+	var st unix.Stat_t
+	if err := stat(path, &st); err != nil {
+		return err
+	}
+	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFDIR {
+		var value []byte
+		for _, w := range []uint32{capV2, o.UID, markMagic, o.GID, markMagic} {
+			value = binary.LittleEndian.AppendUint32(value, w)
+		}
+		return set(path, capAttr, value, 0)
+	}
+	value := fmt.Appendf(nil, "%d:%d", o.UID, o.GID)
+	switch o.Mode {
+	case unix.S_IFCHR:
+		value = fmt.Appendf(value, " c %d:%d", unix.Major(o.Rdev), unix.Minor(o.Rdev))
+	case unix.S_IFBLK:
+		value = fmt.Appendf(value, " b %d:%d", unix.Major(o.Rdev), unix.Minor(o.Rdev))
+	}
+	return set(path, markAttr, value, 0)
+}
+
+func parseMark(s string) (o Owner, ok bool) {
+	ids, device, isDevice := strings.Cut(s, " ")
+	if o.UID, o.GID, ok = parsePair(ids); !ok || !isDevice {
+		return o, ok
+	}
+	kind, number, _ := strings.Cut(device, " ")
+	major, minor, ok := parsePair(number)
+	switch kind {
+	case "c":
+		o.Mode = unix.S_IFCHR
+	case "b":
+		o.Mode = unix.S_IFBLK
+	default:
+		return Owner{}, false
+	}
+	o.Rdev = unix.Mkdev(major, minor)
+	return o, ok
+}
+
+func parsePair(s string) (a, b uint32, ok bool) {
+	x, y, _ := strings.Cut(s, ":")
+	m, err1 := strconv.ParseUint(x, 10, 32)
+	n, err2 := strconv.ParseUint(y, 10, 32)
+	return uint32(m), uint32(n), err1 == nil && err2 == nil
+}
+
+// isCapMark tells whether a file capability is a mark.
+func isCapMark(value string) bool {
+	word := func(i int) uint32 { return binary.LittleEndian.Uint32([]byte(value[4*i:])) }
+	return len(value) == 20 && word(2) == markMagic && word(4) == markMagic
+}
+
+// markOwners marks the files of upper that the table says something of.
+func markOwners(upper string, t *Owners) error {
+	root, err := openAt(unix.AT_FDCWD, upper, oDir, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(root)
+	for _, p := range t.Paths() {
+		o, _ := t.lookup(p)
+		dir, name := splitPath(p)
+		fd := root
+		if dir != "" && dir != "." {
+			if fd, err = openBeneath(root, dir); err != nil {
+				return fmt.Errorf("mark %q: %w", p, err)
+			}
+		}
+		err := WriteMark(procName(fd, name), true, o)
+		if fd != root {
+			unix.Close(fd)
+		}
+		if err != nil {
+			return fmt.Errorf("mark %q: %w", p, err)
+		}
+	}
+	return nil
+}
+
+// openBeneath opens a directory of an upper tree. No symlink is on the way to what is in a table.
+func openBeneath(root int, dir string) (int, error) {
+	how := unix.OpenHow{Flags: oLook, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS}
+	for {
+		fd, err := unix.Openat2(root, dir, &how)
+		if err != unix.EINTR && err != unix.EAGAIN {
+			return fd, err
+		}
+	}
+}

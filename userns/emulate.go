@@ -1,0 +1,337 @@
+package userns
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Owner is whose a file is, where that cannot be what the kernel says: only one ID is mapped, and
+// to the kernel all files are its.
+type Owner struct {
+	UID, GID uint32
+	Mode     uint32 // S_IFCHR or S_IFBLK when a plain file stands for a device, else 0
+	Rdev     uint64
+}
+
+// Keeper keeps owners with the files that have them: what it was told must be true of the inode
+// for as long as that lives, whatever is renamed, linked, or copied up by overlay, and must be gone
+// with it. Both calls act on path on the calling thread, as getxattr(2) would: path may be relative
+// to a working directory that only this thread has, or be a magic link of /proc. A file that it
+// knows nothing of is root's. link: the last component, if it is a symlink, is meant itself.
+type Keeper interface {
+	Owner(path string, link bool) (Owner, bool)
+	SetOwner(path string, link bool, o Owner) error
+}
+
+// An Emulator plays the kernel to containers that have one ID: it answers chown, mknod, setuid and
+// the calls by which a program would find out, as they would be answered where all IDs are mapped.
+//
+// It sees the calls of EmulationFilter through the listener of that filter and nothing else; what
+// they do not change runs as ever. Two things are remembered, and both where they cannot get lost:
+//
+//   - The owner of a file with the file itself (Keeper), not in a table of inode numbers: those are
+//     given out again, and overlay changes them when it copies up a symlink or a file with several
+//     names.
+//   - The identity of a process in the soft limit RLIMIT_LOCKS, which no kernel since 2.4.25 looks
+//     at. It is inherited by fork and exec and ends with the process, so that nobody has to watch
+//     either. It holds a number that stands for an identity here. Threads share it.
+//
+// A call is answered on a thread that has joined the mounts and the root of the container, and has
+// the machine's /proc, by descriptor, for a working directory: "PID/cwd/file" and "/file" lead
+// where they lead the caller, and cannot lead out. Whatever is changed is changed through a
+// descriptor of that lookup. Strings are read once. Only on the device of the container's root are
+// owners kept; what the container got from outside belongs to the caller and stays so.
+//
+// Emulator may serve many containers at once.
+type Emulator struct {
+	keeper Keeper
+	ids    identities
+}
+
+// NewEmulator makes an emulator that keeps owners in k.
+func NewEmulator(k Keeper) *Emulator { return &Emulator{keeper: k} }
+
+// Serve answers the calls that come through listener, until stop is called, from the container
+// whose pid 1 is pid and whose root is root. It takes listener over. Stop when the container has
+// ended: a caller that finds no answer waits for ever.
+func (e *Emulator) Serve(listener *os.File, pid int, root *os.File) (stop func(), err error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(root.Fd()), &st); err != nil {
+		return nil, fmt.Errorf("emulate owners: root: %w", err)
+	}
+	s := &served{Emulator: e, listener: listener, pid: pid, dev: st.Dev, joined: make(chan struct{})}
+	// The kernel then hands over to the thread that answers and back on one CPU, without letting it
+	// sleep in between. Where it cannot (before Linux 6.6), calls are 20 times as slow.
+	unix.Syscall(unix.SYS_IOCTL, listener.Fd(), notifSetFlags, syncWakeUp)
+	n := min(runtime.NumCPU(), 4)
+	// A thread that comes back from the kernel needs a P to go on: when hashing and packing have
+	// them all, it would wait for the scheduler's next round, 10 ms.
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + n)
+	started := make(chan error, n)
+	for range n {
+		go s.thread(started)
+	}
+	for range n {
+		err = errors.Join(err, <-started)
+	}
+	close(s.joined)
+	stop = func() {
+		s.stop()
+		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) - n)
+		listener.Close()
+	}
+	if err != nil {
+		stop()
+		return nil, fmt.Errorf("emulate owners: %w", err)
+	}
+	return stop, nil
+}
+
+// served is one container being served.
+type served struct {
+	*Emulator
+	listener *os.File
+	pid      int
+	dev      uint64        // of the container's root: where owners are kept
+	joined   chan struct{} // closed when all threads are in: the first answer may let the container end
+	chroots  atomic.Bool
+	other    others
+
+	ended   atomic.Bool
+	running sync.WaitGroup
+	mu      sync.Mutex
+	threads []int
+}
+
+// stop ends the threads, which may sleep in the kernel: a signal wakes them. Go's own for
+// preemption, which a Go program takes at any time.
+func (s *served) stop() {
+	s.ended.Store(true)
+	done := make(chan struct{})
+	go func() { s.running.Wait(); close(done) }()
+	for {
+		s.mu.Lock()
+		for _, tid := range s.threads {
+			unix.Tgkill(unix.Getpid(), tid, unix.SIGURG)
+		}
+		s.mu.Unlock()
+		select {
+		case <-done:
+			return
+		default:
+			runtime.Gosched()
+			unix.Nanosleep(&unix.Timespec{Nsec: 100_000}, nil)
+		}
+	}
+}
+
+// thread is one thread that answers. It ends with its goroutine, as it is no longer like others.
+func (s *served) thread(started chan<- error) {
+	runtime.LockOSThread()
+	if unix.Gettid() == unix.Getpid() { // Go keeps this one for ever: let another do it
+		inner := make(chan error, 1)
+		go s.thread(inner)
+		started <- <-inner // ours is locked until the other one has its own
+		runtime.UnlockOSThread()
+		return
+	}
+	t := &tracer{served: s, listener: int(s.listener.Fd())}
+	if err := t.join(); err != nil {
+		started <- err
+		return
+	}
+	s.mu.Lock()
+	s.threads = append(s.threads, unix.Gettid())
+	s.mu.Unlock()
+	s.running.Add(1)
+	defer s.running.Done()
+	started <- nil
+	<-s.joined
+	for t.next() {
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, tid := range s.threads {
+		if tid == unix.Gettid() {
+			s.threads = append(s.threads[:i], s.threads[i+1:]...)
+			break
+		}
+	}
+}
+
+// tracer is the state of one such thread.
+type tracer struct {
+	*served
+	listener int
+	home     int // the mounts that we came from
+	proc     int // the machine's /proc: our working directory
+	root     int // the container's root: our root
+	n        notif
+	text     [unix.PathMax]byte
+	path     []byte
+}
+
+// join enters the mounts of the container with this thread.
+func (t *tracer) join() (err error) {
+	if t.proc, err = unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("open /proc: %w", err)
+	}
+	mounts, err := unix.Open(fmt.Sprintf("/proc/%d/ns/mnt", t.pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open the container's mounts: %w", err)
+	}
+	defer unix.Close(mounts)
+	if t.home, err = unix.Open("/proc/thread-self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("open our mounts: %w", err)
+	}
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("take a root of its own: %w", err)
+	}
+	if err := unix.Setns(mounts, unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("join the container's mounts: %w", err)
+	}
+	if err := unix.Fchdir(t.proc); err != nil {
+		return err
+	}
+	if t.root, err = unix.Open(strconv.Itoa(t.pid)+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("open the container's root: %w", err)
+	}
+	unix.Umask(0)
+	return t.rootAt(strconv.Itoa(t.pid) + "/root")
+}
+
+// rootAt makes path the root of this thread.
+func (t *tracer) rootAt(path string) error {
+	if err := unix.Chroot(path); err != nil {
+		return fmt.Errorf("enter the container's root: %w", err)
+	}
+	return unix.Fchdir(t.proc)
+}
+
+// next answers one call. It is false at the end.
+func (t *tracer) next() bool {
+	t.n = notif{} // the kernel insists
+	if _, e := ioctl(t.listener, notifRecv, unsafe.Pointer(&t.n)); e != 0 {
+		if t.ended.Load() {
+			t.close()
+			return false
+		}
+		if e == unix.ENOENT { // the caller died, or all have
+			fds := []unix.PollFd{{Fd: int32(t.listener), Events: unix.POLLIN}}
+			unix.Poll(fds, 10)
+			if fds[0].Revents&unix.POLLHUP != 0 {
+				t.close()
+				return false
+			}
+		}
+		return true
+	}
+	r := t.answer()
+	a := answer{id: t.n.id, val: r.val, error: -int32(r.errno)}
+	switch r.how {
+	case replySent:
+		return true
+	case replyNative:
+		a = answer{id: t.n.id, flags: flagContinue}
+	}
+	ioctl(t.listener, notifSend, unsafe.Pointer(&a)) // ENOENT: the caller is gone, and so be it
+	return true
+}
+
+// close leaves the container's mounts, which go with the last one who is in them. The end of the
+// thread would do it too, but nobody can wait for that.
+func (t *tracer) close() {
+	unix.Setns(t.home, unix.CLONE_NEWNS)
+	unix.Close(t.home)
+	unix.Close(t.proc)
+	unix.Close(t.root)
+}
+
+// answer decides on the call in t.n.
+func (t *tracer) answer() reply {
+	if t.chroots.Load() {
+		// Somebody has another root than the container's.
+		home := strconv.Itoa(int(t.n.pid)) + "/root"
+		var now, own unix.Stat_t
+		if unix.Stat(home, &now) == nil && unix.Fstat(t.root, &own) == nil && (now.Dev != own.Dev || now.Ino != own.Ino) {
+			if t.rootAt(home) != nil {
+				return failed(unix.EPERM)
+			}
+			defer func() {
+				unix.Fchdir(t.root)
+				t.rootAt(".")
+			}()
+		}
+	}
+	a := &t.n.args
+	switch int(t.n.nr) {
+	case sysStat:
+		return t.stat(unix.AT_FDCWD, a[0], a[1], 0)
+	case sysLstat:
+		return t.stat(unix.AT_FDCWD, a[0], a[1], unix.AT_SYMLINK_NOFOLLOW)
+	case unix.SYS_FSTAT:
+		return t.stat(int32(a[0]), 0, a[1], unix.AT_EMPTY_PATH)
+	case sysFstatat:
+		return t.stat(int32(a[0]), a[1], a[2], int(int32(a[3])))
+	case unix.SYS_STATX:
+		return t.statx(int32(a[0]), a[1], int(int32(a[2])), uint32(a[3]), a[4])
+
+	case sysChown:
+		return t.chown(unix.AT_FDCWD, a[0], uint32(a[1]), uint32(a[2]), 0)
+	case sysLchown:
+		return t.chown(unix.AT_FDCWD, a[0], uint32(a[1]), uint32(a[2]), unix.AT_SYMLINK_NOFOLLOW)
+	case unix.SYS_FCHOWN:
+		return t.chown(int32(a[0]), 0, uint32(a[1]), uint32(a[2]), unix.AT_EMPTY_PATH)
+	case unix.SYS_FCHOWNAT:
+		return t.chown(int32(a[0]), a[1], uint32(a[2]), uint32(a[3]), int(int32(a[4])))
+
+	case sysMknod:
+		return t.mknod(unix.AT_FDCWD, a[0], uint32(a[1]), a[2])
+	case unix.SYS_MKNODAT:
+		return t.mknod(int32(a[0]), a[1], uint32(a[2]), a[3])
+	case sysMkdir:
+		return t.mkdir(unix.AT_FDCWD, a[0], uint32(a[1]))
+	case unix.SYS_MKDIRAT:
+		return t.mkdir(int32(a[0]), a[1], uint32(a[2]))
+	case sysSymlink:
+		return t.symlink(a[0], unix.AT_FDCWD, a[1])
+	case unix.SYS_SYMLINKAT:
+		return t.symlink(a[0], int32(a[1]), a[2])
+	case sysCreat:
+		return t.open(unix.AT_FDCWD, a[0], unix.O_CREAT|unix.O_WRONLY|unix.O_TRUNC, uint32(a[1]))
+	case sysOpen:
+		return t.open(unix.AT_FDCWD, a[0], int(uint32(a[1])), uint32(a[2]))
+	case unix.SYS_OPENAT:
+		return t.open(int32(a[0]), a[1], int(uint32(a[2])), uint32(a[3]))
+	case unix.SYS_OPENAT2:
+		return t.openat2(int32(a[0]), a[1], a[2], a[3])
+
+	case unix.SYS_SETXATTR, unix.SYS_LSETXATTR, unix.SYS_FSETXATTR,
+		unix.SYS_REMOVEXATTR, unix.SYS_LREMOVEXATTR, unix.SYS_FREMOVEXATTR:
+		return t.changeAttr(a[1])
+	case unix.SYS_LISTXATTR:
+		return t.listAttrs(unix.AT_FDCWD, a[0], a[1], a[2], 0)
+	case unix.SYS_LLISTXATTR:
+		return t.listAttrs(unix.AT_FDCWD, a[0], a[1], a[2], unix.AT_SYMLINK_NOFOLLOW)
+	case unix.SYS_FLISTXATTR:
+		return t.listAttrs(int32(a[0]), 0, a[1], a[2], unix.AT_EMPTY_PATH)
+	case unix.SYS_GETSOCKOPT:
+		return t.peer(int(int32(a[0])), a[3], a[4])
+	case unix.SYS_EXECVE:
+		return t.exec(unix.AT_FDCWD, a[0], 0)
+	case unix.SYS_EXECVEAT:
+		return t.exec(int32(a[0]), a[1], int(int32(a[4])))
+	case unix.SYS_CHROOT:
+		t.chroots.Store(true)
+		return native
+	}
+	return t.identity()
+}

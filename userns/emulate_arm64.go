@@ -1,0 +1,19 @@
+package userns
+
+import "golang.org/x/sys/unix"
+
+// The calls that this architecture never had have numbers that no call has.
+const (
+	sysOpen = -1 - iota
+	sysCreat
+	sysMkdir
+	sysSymlink
+	sysMknod
+	sysChown
+	sysLchown
+	sysStat
+	sysLstat
+
+	sysFstatat = unix.SYS_FSTATAT
+	auditArch  = unix.AUDIT_ARCH_AARCH64
+)

@@ -1,0 +1,360 @@
+package userns
+
+import (
+	"encoding/binary"
+	"slices"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// ids is who a process takes itself for: real, effective, saved and file system IDs, as in
+// credentials(7), and the supplementary groups.
+type ids struct {
+	uid, gid [4]uint32
+	groups   string // four bytes each: a string, so that two can be compared
+}
+
+const (
+	real = iota
+	effective
+	saved
+	fsID
+)
+
+// identities gives numbers to identities. A number never changes its meaning: a process may carry
+// it for as long as it likes.
+type identities struct {
+	mu     sync.RWMutex
+	list   []ids
+	number map[ids]uint64
+}
+
+const (
+	// identityMark in the upper half of the limit tells our numbers from a program's own limit:
+	// "mk", and a number that nobody would choose.
+	identityMark = 0x6d6b_0001 << 32
+	// maxIdentities bounds what one build can make us keep. The greediest thing known, a
+	// distribution's installation, takes some dozens.
+	maxIdentities = 1 << 16
+	rlimitLocks   = 10 // RLIMIT_LOCKS
+)
+
+// who is the identity of the caller. Nobody has changed that of one without a number: it is root.
+func (t *tracer) who() (c ids, limit unix.Rlimit, ok bool) {
+	_, _, e := unix.RawSyscall6(unix.SYS_PRLIMIT64, uintptr(t.n.pid), rlimitLocks, 0, uintptr(unsafe.Pointer(&limit)), 0, 0)
+	if e != 0 {
+		return c, limit, false
+	}
+	return t.ids.of(limit.Cur), limit, true
+}
+
+func (l *identities) of(limit uint64) ids {
+	if limit&^0xffffffff != identityMark {
+		return ids{}
+	}
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if n := limit & 0xffffffff; n < uint64(len(l.list)) {
+		return l.list[n]
+	}
+	return ids{}
+}
+
+// give finds the number of an identity.
+func (l *identities) give(c ids) (uint64, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n, ok := l.number[c]
+	if !ok {
+		if n = uint64(len(l.list)); n == maxIdentities {
+			return 0, false
+		}
+		if l.number == nil {
+			l.number = map[ids]uint64{}
+		}
+		l.list, l.number[c] = append(l.list, c), n
+	}
+	return identityMark | n, true
+}
+
+// become makes c the identity of the caller.
+func (t *tracer) become(c ids, limit unix.Rlimit) reply {
+	n, ok := t.ids.give(c)
+	if !ok {
+		return failed(unix.EAGAIN)
+	}
+	if limit.Cur == n {
+		return value(0)
+	}
+	limit.Cur = n
+	if !t.alive() {
+		return failed(unix.ESRCH)
+	}
+	_, _, e := unix.RawSyscall6(unix.SYS_PRLIMIT64, uintptr(t.n.pid), rlimitLocks, uintptr(unsafe.Pointer(&limit)), 0, 0, 0)
+	return failed(e)
+}
+
+const keep = ^uint32(0) // -1: leave it as it is
+
+// identity answers the calls that ask for IDs and that set them, by the rules of the kernel's
+// sys.c. Who is root may take any ID.
+func (t *tracer) identity() reply {
+	c, limit, ok := t.who()
+	if !ok {
+		return failed(unix.ESRCH)
+	}
+	a := &t.n.args
+	x, y, z := uint32(a[0]), uint32(a[1]), uint32(a[2])
+	root := c.uid[effective] == 0
+	switch int(t.n.nr) {
+	case unix.SYS_GETUID:
+		return value(int64(c.uid[real]))
+	case unix.SYS_GETEUID:
+		return value(int64(c.uid[effective]))
+	case unix.SYS_GETGID:
+		return value(int64(c.gid[real]))
+	case unix.SYS_GETEGID:
+		return value(int64(c.gid[effective]))
+	case unix.SYS_GETRESUID:
+		return t.writeIDs(c.uid)
+	case unix.SYS_GETRESGID:
+		return t.writeIDs(c.gid)
+	case unix.SYS_GETGROUPS:
+		n := len(c.groups) / 4
+		switch size := int(int32(a[0])); {
+		case size < 0 || size > 0 && size < n:
+			return failed(unix.EINVAL)
+		case size > 0 && n > 0:
+			if e := t.write(a[1], []byte(c.groups)); e != 0 {
+				return failed(e)
+			}
+		}
+		return value(int64(n))
+	case unix.SYS_SETGROUPS:
+		if !root {
+			return failed(unix.EPERM)
+		}
+		if int32(x) < 0 || x > 65536 {
+			return failed(unix.EINVAL)
+		}
+		b := make([]byte, 4*int(x))
+		if !t.read(a[1], b) {
+			return failed(unix.EFAULT)
+		}
+		sortWords(b)
+		c.groups = string(b)
+		return t.become(c, limit)
+
+	case unix.SYS_SETUID:
+		return t.change(limit, set1(&c.uid, x, root), &c)
+	case unix.SYS_SETGID:
+		return t.change(limit, set1(&c.gid, x, root), &c)
+	case unix.SYS_SETREUID:
+		return t.change(limit, set2(&c.uid, x, y, root), &c)
+	case unix.SYS_SETREGID:
+		return t.change(limit, set2(&c.gid, x, y, root), &c)
+	case unix.SYS_SETRESUID:
+		return t.change(limit, set3(&c.uid, x, y, z, root), &c)
+	case unix.SYS_SETRESGID:
+		return t.change(limit, set3(&c.gid, x, y, z, root), &c)
+	case unix.SYS_SETFSUID:
+		return t.changeFS(limit, &c.uid, x, root, &c)
+	case unix.SYS_SETFSGID:
+		return t.changeFS(limit, &c.gid, x, root, &c)
+	}
+	return native
+}
+
+// change finishes a call whose outcome is e and, if that is 0, now.
+func (t *tracer) change(limit unix.Rlimit, e unix.Errno, now *ids) reply {
+	if e != 0 {
+		return failed(e)
+	}
+	return t.become(*now, limit)
+}
+
+// changeFS is setfsuid and setfsgid: they give the ID there was, and no error.
+func (t *tracer) changeFS(limit unix.Rlimit, id *[4]uint32, x uint32, root bool, now *ids) reply {
+	was := id[fsID]
+	if x != keep && (root || slices.Contains(id[:], x)) {
+		id[fsID] = x
+		t.become(*now, limit)
+	}
+	return value(int64(was))
+}
+
+func set1(id *[4]uint32, x uint32, root bool) unix.Errno {
+	switch {
+	case x == keep:
+		return unix.EINVAL
+	case root:
+		*id = [4]uint32{x, x, x, x}
+	case x == id[real] || x == id[saved]:
+		id[effective], id[fsID] = x, x
+	default:
+		return unix.EPERM
+	}
+	return 0
+}
+
+func set2(id *[4]uint32, r, e uint32, root bool) unix.Errno {
+	was := *id
+	if r != keep {
+		if !root && r != was[real] && r != was[effective] {
+			return unix.EPERM
+		}
+		id[real] = r
+	}
+	if e != keep {
+		if !root && !slices.Contains(was[:fsID], e) {
+			return unix.EPERM
+		}
+		id[effective] = e
+	}
+	if r != keep || e != keep && e != was[real] {
+		id[saved] = id[effective]
+	}
+	id[fsID] = id[effective]
+	return 0
+}
+
+func set3(id *[4]uint32, r, e, s uint32, root bool) unix.Errno {
+	was := *id
+	for i, x := range [3]uint32{r, e, s} {
+		if x == keep {
+			continue
+		}
+		if !root && !slices.Contains(was[:fsID], x) {
+			return unix.EPERM
+		}
+		id[i] = x
+	}
+	id[fsID] = id[effective]
+	return 0
+}
+
+// writeIDs gives the three IDs to getresuid and getresgid.
+func (t *tracer) writeIDs(id [4]uint32) reply {
+	for i, x := range id[:fsID] {
+		var b [4]byte
+		putWord32(b[:], 0, x)
+		if e := t.write(t.n.args[i], b[:]); e != 0 {
+			return failed(e)
+		}
+	}
+	return value(0)
+}
+
+// inGroup tells whether the caller may give files to the group.
+func (c *ids) inGroup(gid uint32) bool {
+	if gid == c.gid[fsID] {
+		return true
+	}
+	for b := []byte(c.groups); len(b) >= 4; b = b[4:] {
+		if word32(b, 0) == gid {
+			return true
+		}
+	}
+	return false
+}
+
+// sortWords sorts groups as the kernel does.
+func sortWords(b []byte) {
+	list := make([]uint32, len(b)/4)
+	for i := range list {
+		list[i] = word32(b, 4*i)
+	}
+	slices.Sort(list)
+	for i, x := range list {
+		binary.NativeEndian.PutUint32(b[4*i:], x)
+	}
+}
+
+// exec gives the caller the identity that it will have after an execve, if the file changes it:
+// one that is setuid or setgid. The kernel executes. Whether it will is looked at as far as a file
+// can tell; a program that would be refused anyway has a wrong identity afterwards.
+func (t *tracer) exec(dirfd int32, addr uint64, flags int) reply {
+	path, link, e := t.locate(dirfd, addr, flags)
+	if e != 0 || link {
+		return native
+	}
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&(unix.S_ISUID|unix.S_ISGID) == 0 {
+		return native
+	}
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return native
+	}
+	defer unix.Close(fd)
+	var fs unix.Statfs_t
+	magic := make([]byte, 4)
+	if unix.Fstat(fd, &st) != nil || unix.Fstatfs(fd, &fs) != nil || fs.Flags&unix.ST_NOSUID != 0 || st.Mode&0o111 == 0 {
+		return native
+	}
+	if n, _ := unix.Pread(fd, magic, 0); string(magic[:n]) != "\x7fELF" || t.status("NoNewPrivs") == "1" {
+		return native
+	}
+	c, limit, ok := t.who()
+	if !ok {
+		return native
+	}
+	was := c
+	o, _ := t.ownerOf(fd, &st)
+	if st.Mode&unix.S_ISUID != 0 {
+		c.uid[effective] = o.UID
+	}
+	if st.Mode&unix.S_ISGID != 0 && st.Mode&unix.S_IXGRP != 0 { // without x it is for mandatory locks
+		c.gid[effective] = o.GID
+	}
+	c.uid[saved], c.uid[fsID] = c.uid[effective], c.uid[effective]
+	c.gid[saved], c.gid[fsID] = c.gid[effective], c.gid[effective]
+	if c != was {
+		t.become(c, limit)
+	}
+	return native
+}
+
+// peer answers SO_PEERCRED with the identity that the process at the other end of the socket has.
+func (t *tracer) peer(fd int, addr, sizeAddr uint64) reply {
+	var size [4]byte
+	if !t.read(sizeAddr, size[:]) {
+		return failed(unix.EFAULT)
+	}
+	pidfd, err := unix.PidfdOpen(int(t.n.pid), 0)
+	if err != nil {
+		return native // a thread: the kernel has no descriptor for it before 6.9
+	}
+	defer unix.Close(pidfd)
+	if !t.alive() {
+		return failed(unix.ESRCH)
+	}
+	sock, err := unix.PidfdGetfd(pidfd, fd, 0)
+	if err != nil {
+		return native
+	}
+	defer unix.Close(sock)
+	u, err := unix.GetsockoptUcred(sock, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil || u.Pid == 0 {
+		return native
+	}
+	var limit unix.Rlimit
+	if unix.Prlimit(int(u.Pid), rlimitLocks, nil, &limit) != nil {
+		return native
+	}
+	c := t.ids.of(limit.Cur)
+	if c.uid[effective] == 0 && c.gid[effective] == 0 || word32(size[:], 0) < 12 {
+		return native
+	}
+	var b [12]byte
+	putWord32(b[:], 0, t.pidInside(u.Pid))
+	putWord32(b[:], 4, c.uid[effective])
+	putWord32(b[:], 8, c.gid[effective])
+	putWord32(size[:], 0, 12)
+	if e := t.write(addr, b[:]); e != 0 {
+		return failed(e)
+	}
+	return failed(t.write(sizeAddr, size[:]))
+}

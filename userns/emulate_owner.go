@@ -1,0 +1,396 @@
+package userns
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// chown answers the chown calls. The kernel is made to do all that it does besides: copy up, look
+// whether the file may be changed, take setuid bits and capabilities away, set the time.
+func (t *tracer) chown(dirfd int32, addr uint64, uid, gid uint32, flags int) reply {
+	if flags&^(unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH) != 0 {
+		return failed(unix.EINVAL)
+	}
+	path, link, e := t.locate(dirfd, addr, flags)
+	if e != 0 {
+		return failed(e)
+	}
+	c, _, ok := t.who()
+	if !ok {
+		return failed(unix.ESRCH)
+	}
+	if c.uid[fsID] == 0 && (uid == 0 || uid == keep) && (gid == 0 || gid == keep) && t.unknown(path, link) {
+		return native
+	}
+	if !t.alive() {
+		return failed(unix.ESRCH)
+	}
+	fd, e := openPath(path, link)
+	if e != 0 {
+		if addr == 0 && e == unix.ENOENT {
+			e = unix.EBADF
+		}
+		return failed(e)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return failed(errnoOf(err))
+	}
+	o, _ := t.ownerOf(fd, &st)
+	if c.uid[fsID] != 0 {
+		if c.uid[fsID] != o.UID || uid != keep && uid != o.UID || gid != keep && gid != o.GID && !c.inGroup(gid) {
+			return failed(unix.EPERM)
+		}
+	}
+	asRoot := func(id uint32) int {
+		if id == keep {
+			return -1
+		}
+		return 0
+	}
+	if err := unix.Fchownat(fd, "", asRoot(uid), asRoot(gid), unix.AT_EMPTY_PATH); err != nil && (st.Dev == t.dev || err != unix.EPERM && err != unix.EINVAL) {
+		return failed(errnoOf(err))
+	}
+	if uid != keep {
+		o.UID = uid
+	}
+	if gid != keep {
+		o.GID = gid
+	}
+	return failed(t.keep(fd, &st, o))
+}
+
+// keep remembers the owner of an open file.
+func (t *tracer) keep(fd int, st *unix.Stat_t, o Owner) unix.Errno {
+	if st.Dev != t.dev {
+		return errnoOf(t.other.set(st, o))
+	}
+	if err := t.keeper.SetOwner(byFD(fd), false, o); err != nil {
+		var e unix.Errno
+		if errors.As(err, &e) {
+			return e
+		}
+		return unix.EIO
+	}
+	return 0
+}
+
+// place is where a file is about to be made, and whose it will be.
+type place struct {
+	dir    int // O_PATH; -1 where the kernel makes the file as it should be
+	name   string
+	owner  Owner
+	denied bool // the caller may make no file there
+}
+
+// newPlace finds the directory in which the caller makes a file and what the file's owner will be: the
+// caller's, the group that of the directory if that is setgid. With dir -1 and no errno it is root's, or
+// the call fails anyway: that the kernel can do. The caller closes dir.
+func (t *tracer) newPlace(dirfd int32, addr uint64, always bool) (p place, e unix.Errno) {
+	p.dir = -1
+	raw, e := t.readString(addr, maxPath)
+	if e != 0 {
+		return p, 0
+	}
+	name := bytes.Clone(bytes.TrimRight(raw, "/"))
+	if len(raw) == 0 || len(name) == 0 {
+		return p, 0
+	}
+	parent := []byte(nil)
+	if i := bytes.LastIndexByte(name, '/'); i >= 0 {
+		parent, name = name[:i+1], name[i+1:]
+	}
+	if string(name) == "." || string(name) == ".." || len(raw) != len(bytes.TrimRight(raw, "/")) && !always {
+		return p, 0
+	}
+	return t.placeIn(t.at(dirfd, parent), string(name), always)
+}
+
+// placeIn is newPlace for a directory that has been located. always: root's files too.
+func (t *tracer) placeIn(dir, name string, always bool) (p place, e unix.Errno) {
+	p.dir = -1
+	c, _, ok := t.who()
+	if !ok {
+		return p, unix.ESRCH
+	}
+	root := c.uid[fsID] == 0 && c.gid[fsID] == 0
+	o, known := t.keeper.Owner(dir, false)
+	if root && (!known || o.GID == 0) && !always {
+		return p, 0
+	}
+	if !t.alive() {
+		return p, unix.ESRCH
+	}
+	fd, e := openPath(dir, false)
+	if e != 0 {
+		return p, e
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Dev != t.dev || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		unix.Close(fd) // not ours, or no place for a file
+		return p, 0
+	}
+	if !t.mayWrite(&c, fd, &st) {
+		p.denied = true
+	}
+	p.name, p.owner = name, Owner{UID: c.uid[fsID], GID: c.gid[fsID]}
+	if st.Mode&unix.S_ISGID != 0 {
+		o, _ := t.ownerOf(fd, &st)
+		p.owner.GID = o.GID
+	}
+	if p.owner == (Owner{}) && !always {
+		unix.Close(fd)
+		return p, 0
+	}
+	p.dir = fd
+	return p, 0
+}
+
+// mark gives the file just made its owner. It was made in a directory of the container's root; what
+// has been put in its place since gets the owner instead, if it is there too.
+func (t *tracer) mark(p place) unix.Errno {
+	fd, err := unix.Openat(p.dir, p.name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return errnoOf(err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Dev != t.dev {
+		return errnoOf(err)
+	}
+	return t.keep(fd, &st, p.owner)
+}
+
+// making makes a file by make, as the caller would, and gives it its owner.
+func (t *tracer) making(p place, make func() error) reply {
+	if p.denied {
+		var st unix.Stat_t
+		if unix.Fstatat(p.dir, p.name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
+			return failed(unix.EEXIST)
+		}
+		return failed(unix.EACCES)
+	}
+	old := unix.Umask(t.umask())
+	err := make()
+	unix.Umask(old)
+	if err != nil {
+		return failed(errnoOf(err))
+	}
+	return failed(t.mark(p))
+}
+
+func (t *tracer) mkdir(dirfd int32, addr uint64, mode uint32) reply {
+	p, e := t.newPlace(dirfd, addr, false)
+	if e != 0 || p.dir < 0 {
+		return orNative(e)
+	}
+	defer unix.Close(p.dir)
+	return t.making(p, func() error { return unix.Mkdirat(p.dir, p.name, mode) })
+}
+
+func (t *tracer) symlink(target uint64, dirfd int32, addr uint64) reply {
+	p, e := t.newPlace(dirfd, addr, false)
+	if e != 0 || p.dir < 0 {
+		return orNative(e)
+	}
+	defer unix.Close(p.dir)
+	text, e := t.readString(target, maxPath)
+	if e != 0 {
+		return failed(e)
+	}
+	to := string(text)
+	if !t.alive() {
+		return failed(unix.ESRCH)
+	}
+	return t.making(p, func() error { return unix.Symlinkat(to, p.dir, p.name) })
+}
+
+// mknod makes the node, or a plain file that stands for a device.
+func (t *tracer) mknod(dirfd int32, addr uint64, mode uint32, dev uint64) reply {
+	kind := mode & unix.S_IFMT
+	device := kind == unix.S_IFCHR || kind == unix.S_IFBLK
+	if device {
+		c, _, _ := t.who()
+		if c.uid[effective] != 0 || kind == unix.S_IFCHR && dev == 0 { // 0:0 is overlay's whiteout
+			return failed(unix.EPERM)
+		}
+	}
+	p, e := t.newPlace(dirfd, addr, device)
+	if e != 0 || p.dir < 0 {
+		return orNative(e)
+	}
+	defer unix.Close(p.dir)
+	if device {
+		// The kernel's own encoding of the number, as mknod takes it, is that of unix.Mkdev.
+		p.owner.Mode, p.owner.Rdev = kind, dev&0xffffffff
+		mode = mode&0o7777 | unix.S_IFREG
+	}
+	return t.making(p, func() error { return unix.Mknodat(p.dir, p.name, mode, 0) })
+}
+
+func orNative(e unix.Errno) reply {
+	if e != 0 {
+		return failed(e)
+	}
+	return native
+}
+
+// maxLinks is how many symlinks open follows to the file that it makes: the kernel's number.
+const maxLinks = 40
+
+// open makes the file that open would make, if it would be somebody else's than root's, and hands
+// it to the caller. In all other cases the kernel opens.
+func (t *tracer) open(dirfd int32, addr uint64, flags int, mode uint32) reply {
+	if flags&creates == 0 {
+		return native
+	}
+	if flags&unix.O_TMPFILE == unix.O_TMPFILE {
+		return t.tmpfile(dirfd, addr, flags, mode)
+	}
+	p, e := t.newPlace(dirfd, addr, false)
+	for range maxLinks {
+		if e != 0 || p.dir < 0 {
+			return native
+		}
+		var st unix.Stat_t
+		err := unix.Fstatat(p.dir, p.name, &st, unix.AT_SYMLINK_NOFOLLOW)
+		if err == unix.ENOENT {
+			r := t.create(p, flags, mode)
+			unix.Close(p.dir)
+			return r
+		}
+		if err != nil || st.Mode&unix.S_IFMT != unix.S_IFLNK || flags&(unix.O_EXCL|unix.O_NOFOLLOW) != 0 {
+			break // it is there, or the kernel knows why not
+		}
+		// A symlink that leads to nothing yet.
+		n, err := unix.Readlinkat(p.dir, p.name, t.text[:])
+		if err != nil || n == 0 || n == len(t.text) {
+			break
+		}
+		dir, name := byFD(p.dir)+"/", string(t.text[:n])
+		for i := n - 1; i >= 0; i-- {
+			if name[i] == '/' {
+				if name[0] == '/' {
+					dir = ""
+				}
+				dir, name = dir+name[:i+1], name[i+1:]
+				break
+			}
+		}
+		old := p.dir
+		if name == "" || name == "." || name == ".." {
+			break
+		}
+		p, e = t.placeIn(dir, name, false)
+		unix.Close(old)
+	}
+	if p.dir >= 0 {
+		unix.Close(p.dir)
+	}
+	return native
+}
+
+// create makes the new file at p and hands it over.
+func (t *tracer) create(p place, flags int, mode uint32) reply {
+	if p.denied {
+		return failed(unix.EACCES)
+	}
+	old := unix.Umask(t.umask())
+	fd, err := unix.Openat(p.dir, p.name, flags&^unix.O_TRUNC|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode&0o7777)
+	unix.Umask(old)
+	if err == unix.EEXIST && flags&unix.O_EXCL == 0 {
+		return native // somebody was faster
+	}
+	if err != nil {
+		return failed(errnoOf(err))
+	}
+	return t.handOver(fd, p.owner, flags)
+}
+
+func (t *tracer) tmpfile(dirfd int32, addr uint64, flags int, mode uint32) reply {
+	name, e := t.readString(addr, maxPath)
+	if e != 0 || len(name) == 0 {
+		return native
+	}
+	p, e := t.placeIn(t.at(dirfd, name), "", false)
+	if e != 0 || p.dir < 0 {
+		return native
+	}
+	defer unix.Close(p.dir)
+	old := unix.Umask(t.umask())
+	fd, err := unix.Open(byFD(p.dir), flags|unix.O_CLOEXEC, mode&0o7777)
+	unix.Umask(old)
+	if err != nil {
+		return failed(errnoOf(err))
+	}
+	return t.handOver(fd, p.owner, flags)
+}
+
+// handOver gives the open file its owner and makes it a descriptor of the caller, which answers the
+// call. It closes fd.
+func (t *tracer) handOver(fd int, o Owner, flags int) reply {
+	f := os.NewFile(uintptr(fd), "")
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return failed(errnoOf(err))
+	}
+	if e := t.keep(fd, &st, o); e != 0 {
+		return failed(e)
+	}
+	a := addFD{id: t.n.id, flags: addFDSend, srcFD: uint32(fd), newFDFlags: uint32(flags & unix.O_CLOEXEC)}
+	if _, e := ioctl(t.listener, notifAddFD, unsafe.Pointer(&a)); e != 0 {
+		return failed(e)
+	}
+	return reply{how: replySent}
+}
+
+// openat2 is open with its flags in memory. Only what open could do is taken over.
+func (t *tracer) openat2(dirfd int32, addr, howAddr, size uint64) reply {
+	var how unix.OpenHow
+	if size < uint64(unsafe.Sizeof(how)) || !t.read(howAddr, unsafe.Slice((*byte)(unsafe.Pointer(&how)), unsafe.Sizeof(how))) {
+		return native
+	}
+	if how.Resolve != 0 || how.Flags>>32 != 0 || how.Mode&^0o7777 != 0 {
+		return native
+	}
+	return t.open(dirfd, addr, int(how.Flags), uint32(how.Mode))
+}
+
+// pidInside is the number of a process in its own innermost PID namespace.
+func (t *tracer) pidInside(pid int32) uint32 {
+	numbers := strings.Fields(statusOf(int(pid), "NSpid"))
+	if len(numbers) == 0 {
+		return 0
+	}
+	n, _ := strconv.Atoi(numbers[len(numbers)-1])
+	return uint32(n)
+}
+
+// mayWrite tells whether the caller may write to the file, a directory meaning to make files in
+// it, as far as owner, group and mode say. The kernel would allow it: to it all files are the
+// caller's. It is asked where a call is seen anyway.
+func (t *tracer) mayWrite(c *ids, fd int, st *unix.Stat_t) bool {
+	if c.uid[fsID] == 0 {
+		return true
+	}
+	o, _ := t.ownerOf(fd, st)
+	need := uint32(0o2)
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		need = 0o3
+	}
+	switch {
+	case c.uid[fsID] == o.UID:
+		need <<= 6
+	case c.inGroup(o.GID):
+		need <<= 3
+	}
+	return st.Mode&need == need
+}

@@ -1,0 +1,202 @@
+package userns
+
+import (
+	"bytes"
+	"strconv"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxPath is PATH_MAX, the NUL with it.
+const maxPath = unix.PathMax
+
+// locate makes t.path a path that leads this thread where the caller's own leads it; link tells
+// whether the caller means a symlink itself. An errno is the kernel's for such arguments.
+func (t *tracer) locate(dirfd int32, addr uint64, flags int) (path string, link bool, e unix.Errno) {
+	var name []byte
+	if addr != 0 {
+		if name, e = t.readString(addr, maxPath); e != 0 {
+			return "", false, e
+		}
+	}
+	if len(name) == 0 {
+		switch {
+		case flags&unix.AT_EMPTY_PATH != 0:
+		case addr == 0:
+			return "", false, unix.EFAULT
+		default:
+			return "", false, unix.ENOENT
+		}
+		return t.at(dirfd, nil), false, 0 // a magic link, which is followed to exactly what is open
+	}
+	return t.at(dirfd, name), flags&unix.AT_SYMLINK_NOFOLLOW != 0, 0
+}
+
+// at is a path to name, relative to a directory of the caller.
+func (t *tracer) at(dirfd int32, name []byte) string {
+	p := t.path[:0]
+	if len(name) > 0 && name[0] == '/' {
+		// The container's /proc/self is the caller for the caller only.
+		for _, self := range []string{"/proc/self/", "/proc/thread-self/", "/dev/fd/"} {
+			if rest, ok := bytes.CutPrefix(name, []byte(self)); ok {
+				p = strconv.AppendInt(p, int64(t.n.pid), 10)
+				p = append(p, '/')
+				if self == "/dev/fd/" {
+					p = append(p, "fd/"...)
+				}
+				p = append(p, rest...)
+				t.path = p
+				return string(p)
+			}
+		}
+		return string(name)
+	}
+	p = strconv.AppendInt(p, int64(t.n.pid), 10)
+	if dirfd == unix.AT_FDCWD {
+		p = append(p, "/cwd"...)
+	} else {
+		p = append(p, "/fd/"...)
+		p = strconv.AppendInt(p, int64(dirfd), 10)
+	}
+	if len(name) > 0 {
+		p = append(p, '/')
+		p = append(p, name...)
+	}
+	t.path = p
+	return string(p)
+}
+
+// openPath opens what locate found. The caller closes.
+func openPath(path string, link bool) (int, unix.Errno) {
+	flags := unix.O_PATH | unix.O_CLOEXEC
+	if link {
+		flags |= unix.O_NOFOLLOW
+	}
+	for {
+		fd, err := unix.Open(path, flags, 0)
+		if err != unix.EINTR {
+			return fd, errnoOf(err)
+		}
+	}
+}
+
+// byFD is a path to what is open here.
+func byFD(fd int) string { return "self/fd/" + strconv.Itoa(fd) }
+
+// ownerOf tells what is remembered of an open file.
+func (t *tracer) ownerOf(fd int, st *unix.Stat_t) (Owner, bool) {
+	if st.Dev == t.dev {
+		return t.keeper.Owner(byFD(fd), false)
+	}
+	return t.other.get(st)
+}
+
+// unknown tells that nothing is remembered of a file, without opening it.
+func (t *tracer) unknown(path string, link bool) bool {
+	if !t.other.empty() {
+		return false
+	}
+	_, known := t.keeper.Owner(path, link)
+	return !known
+}
+
+// stat answers stat, lstat, fstat and newfstatat. Most files are root's: for them the kernel does it.
+func (t *tracer) stat(dirfd int32, addr, buf uint64, flags int) reply {
+	path, link, e := t.locate(dirfd, addr, flags)
+	if e != 0 || t.unknown(path, link) {
+		return native
+	}
+	fd, e := openPath(path, link)
+	if e != 0 {
+		return native
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil {
+		return native
+	}
+	o, ok := t.ownerOf(fd, &st)
+	if !ok {
+		return native
+	}
+	st.Uid, st.Gid = o.UID, o.GID
+	if o.Mode != 0 {
+		st.Mode = o.Mode | st.Mode&0o7777
+		st.Rdev = o.Rdev
+	}
+	return failed(t.write(buf, unsafe.Slice((*byte)(unsafe.Pointer(&st)), unsafe.Sizeof(st))))
+}
+
+const statxSync = 0x6000 // AT_STATX_SYNC_TYPE
+
+func (t *tracer) statx(dirfd int32, addr uint64, flags int, mask uint32, buf uint64) reply {
+	path, link, e := t.locate(dirfd, addr, flags)
+	if e != 0 || t.unknown(path, link) {
+		return native
+	}
+	fd, e := openPath(path, link)
+	if e != 0 {
+		return native
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	var stx unix.Statx_t
+	if unix.Fstat(fd, &st) != nil {
+		return native
+	}
+	o, ok := t.ownerOf(fd, &st)
+	if !ok || unix.Statx(fd, "", flags&statxSync|unix.AT_EMPTY_PATH, int(mask), &stx) != nil {
+		return native
+	}
+	stx.Uid, stx.Gid = o.UID, o.GID
+	if o.Mode != 0 {
+		stx.Mode = uint16(o.Mode) | stx.Mode&0o7777
+		stx.Rdev_major, stx.Rdev_minor = unix.Major(o.Rdev), unix.Minor(o.Rdev)
+	}
+	return failed(t.write(buf, unsafe.Slice((*byte)(unsafe.Pointer(&stx)), unsafe.Sizeof(stx))))
+}
+
+// others are owners of files that are not on the container's root: of a tmpfs, a terminal, the
+// caller's directory. They are true for the container while it runs, and in no layer.
+type others struct {
+	mu    sync.RWMutex
+	table map[fileID]Owner
+}
+
+type fileID struct{ dev, ino uint64 }
+
+// maxOthers bounds what one container can make us keep, to some megabytes.
+const maxOthers = 1 << 16
+
+func (o *others) empty() bool {
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	return len(o.table) == 0
+}
+
+func (o *others) get(st *unix.Stat_t) (Owner, bool) {
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	owner, ok := o.table[fileID{st.Dev, st.Ino}]
+	return owner, ok
+}
+
+func (o *others) set(st *unix.Stat_t, owner Owner) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	id := fileID{st.Dev, st.Ino}
+	if owner == (Owner{}) {
+		delete(o.table, id)
+		return nil
+	}
+	if _, ok := o.table[id]; !ok && len(o.table) == maxOthers {
+		return unix.ENOSPC
+	}
+	if o.table == nil {
+		o.table = map[fileID]Owner{}
+	}
+	o.table[id] = owner
+	return nil
+}
