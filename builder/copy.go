@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mk/recipe"
 	"mk/snapshot"
 )
 
@@ -72,7 +73,7 @@ var errChanged = errors.New("the file changed while it was being copied")
 func (s *Selection) CopyTo(ctx context.Context, into CopyInto) error {
 	c := &copier{sel: s, into: into, jobs: make(chan copyJob, maxHashJobs), links: make(map[[2]uint64]string), batch: make(map[string]bool)}
 	if into.Chmod != "" {
-		chmod, err := parseFileMode(into.Chmod)
+		chmod, err := recipe.ParseChmod(into.Chmod)
 		if err != nil {
 			return err
 		}
@@ -105,7 +106,7 @@ type copier struct {
 	cancel  context.CancelCauseFunc
 	sel     *Selection
 	into    CopyInto
-	chmod   *fileMode
+	chmod   *recipe.Chmod
 	dest    string // clean
 	destDir bool   // Dest must be a directory
 

@@ -56,7 +56,7 @@ func (c *copier) mkdir(dir *dirHandle, name, path string) error {
 	defer unix.Close(fd)
 	m := fileMeta{mode: 0o755, mtime: keepTime}
 	if c.chmod != nil {
-		m.mode = c.chmod.apply(m.mode, true) & 0o777
+		m.mode = c.chmod.Apply(m.mode, true) & 0o777
 	}
 	if o := c.into.Owner; o != nil {
 		m.uid, m.gid = o.UID, o.GID
@@ -229,7 +229,7 @@ func (c *copier) meta(e *fileEntry) fileMeta {
 	m := fileMeta{mode: e.st.mode, rdev: e.st.rdev, mtime: e.st.mtime, xattrs: e.xattrs()}
 	m.uid, m.gid = c.owner(&e.st)
 	if c.chmod != nil && !e.st.isLink() {
-		m.mode = m.mode&^0o7777 | c.chmod.apply(m.mode&0o7777, e.st.isDir())
+		m.mode = m.mode&^0o7777 | c.chmod.Apply(m.mode&0o7777, e.st.isDir())
 	}
 	return m
 }

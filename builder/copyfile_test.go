@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"mk/recipe"
 )
 
 // into is a CopyInto that an ordinary user may use.
@@ -269,7 +271,7 @@ func TestSymbolicChmod(t *testing.T) {
 	}
 	differ := 0
 	for _, text := range cases {
-		change, err := parseFileMode(text)
+		change, err := recipe.ParseChmod(text)
 		for _, isDir := range []bool{false, true} {
 			mode := rand.Uint32() & 0o7777
 			p := fmt.Sprintf("%s/%d", dir, rand.Uint64())
@@ -290,7 +292,7 @@ func TestSymbolicChmod(t *testing.T) {
 			}
 			var st unix.Stat_t
 			must(t, unix.Lstat(p, &st))
-			if got := change.apply(mode, isDir); got != st.Mode&0o7777 {
+			if got := change.Apply(mode, isDir); got != st.Mode&0o7777 {
 				if differ++; differ < 20 {
 					t.Errorf("chmod %q of %04o, directory %t: %04o, chmod says %04o", text, mode, isDir, got, st.Mode&0o7777)
 				}

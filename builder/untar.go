@@ -17,6 +17,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
 	"golang.org/x/sys/unix"
+
+	"mk/recipe"
 )
 
 // ADD's own idea of an archive: what begins with a tar header, maybe after
@@ -140,7 +142,7 @@ type untar struct {
 // extract makes the entries of an archive below Dest. --chmod is not for them,
 // as in BuildKit.
 func (c *copier) extract(archive *tar.Reader, hdr *tar.Header) error {
-	defer func(chmod *fileMode) { c.chmod = chmod }(c.chmod)
+	defer func(chmod *recipe.Chmod) { c.chmod = chmod }(c.chmod)
 	c.chmod = nil
 	base, err := c.openDest()
 	if err != nil {

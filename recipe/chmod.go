@@ -7,126 +7,141 @@ import (
 	"strings"
 )
 
-// Chmod is the value of --chmod: an octal mode, or changes to the mode that a
-// file has, in the words of chmod(1). The zero Chmod makes every mode 0.
+// Chmod is the value of --chmod: an octal mode, or changes as chmod(1) of the GNU
+// coreutils makes them with umask 0, which a test holds it against.
 type Chmod struct {
 	octal   uint32
-	clauses []chmodClause // none: octal
+	changes []modeChange // none: octal
 }
 
-// chmodClause is one "u=rwX": who, what to do, and with which bits.
-type chmodClause struct {
-	who   uint32 // bits that may change
-	op    byte   // '+', '-', '='
-	perm  uint32
-	runX  bool   // X: x for a directory, and for a file that anyone may execute
-	copy  string // of "ugo": the bits that these have
-	whole bool   // '=' of plain bits clears setuid and setgid as well
+// modeChange is one operator with what it works on.
+type modeChange struct {
+	op        byte   // '+', '-', '='
+	who       uint32 // bits that may change; 0: all, as a missing "a" has it
+	bits      uint32
+	mentioned uint32 // bits named: a directory keeps setuid and setgid otherwise
+	copies    bool   // bits are a class ("u") whose bits are given to the others
+	runX      bool   // X
 }
 
 const (
-	setID  = 0o6000
-	sticky = 0o1000
-	execX  = 0o111
+	modeSetID = 0o6000
+	modeExec  = 0o111
 )
 
-// ParseChmod reads an expanded --chmod. The umask has no part in it.
-func ParseChmod(s string) (Chmod, error) {
+// ParseChmod reads an expanded --chmod. The errors for numbers are BuildKit's.
+func ParseChmod(s string) (*Chmod, error) {
 	if n, err := strconv.ParseUint(s, 8, 32); err == nil && n <= 0o7777 {
-		return Chmod{octal: uint32(n)}, nil
+		return &Chmod{octal: uint32(n)}, nil
 	}
 	if s == "" || s[0] >= '0' && s[0] <= '9' {
-		return Chmod{}, fmt.Errorf("invalid chmod parameter: '%v'. it should be octal string and between 0 and 07777", s)
+		return nil, fmt.Errorf("invalid chmod parameter: '%v'. it should be octal string and between 0 and 07777", s)
 	}
-	var c Chmod
+	m := &Chmod{}
 	for _, clause := range strings.Split(s, ",") {
-		if err := c.parse(clause); err != nil {
-			return Chmod{}, fmt.Errorf("invalid chmod parameter: '%v': %w", s, err)
+		if !m.clause(clause) {
+			return nil, fmt.Errorf("invalid chmod parameter: '%v': invalid syntax", s)
 		}
 	}
-	return c, nil
+	return m, nil
 }
 
-// parse reads one clause: who, then one or more operators with their bits.
-func (c *Chmod) parse(s string) error {
-	rest := strings.TrimLeft(s, "augo")
+// clause reads one "ug+rw-x".
+func (m *Chmod) clause(s string) bool {
+	class := map[byte]uint32{'u': 0o4700, 'g': 0o2070, 'o': 0o1007, 'a': 0o7777}
+	rest := strings.TrimLeft(s, "ugoa")
 	var who uint32
-	for _, w := range s[:len(s)-len(rest)] {
-		who |= map[rune]uint32{'a': 0o777 | setID, 'u': 0o4700, 'g': 0o2070, 'o': 0o7}[w]
+	for _, c := range []byte(s[:len(s)-len(rest)]) {
+		who |= class[c]
 	}
-	onlyOther := who != 0 && who&^0o7 == 0
-	if who == 0 {
-		who = 0o777 | setID
+	if rest == "" {
+		return false
 	}
-	if rest == "" || !strings.ContainsRune("+-=", rune(rest[0])) {
-		return errors.New("invalid syntax")
-	}
-	for _, b := range []byte(rest) {
-		switch b {
-		case '+', '-', '=':
-			c.clauses = append(c.clauses, chmodClause{who: who, op: b, whole: true})
-			continue
+	for rest != "" {
+		c := modeChange{op: rest[0], who: who}
+		if !strings.ContainsRune("+-=", rune(c.op)) {
+			return false
 		}
-		k := &c.clauses[len(c.clauses)-1]
-		switch b {
-		case 'r':
-			k.perm |= 0o444
-		case 'w':
-			k.perm |= 0o222
-		case 'x':
-			k.perm |= execX
-		case 'X':
-			if k.op == '-' {
-				k.perm |= execX
-			} else {
-				k.runX = true
+		rest = rest[1:]
+		end := strings.IndexAny(rest, "+-=")
+		if end < 0 {
+			end = len(rest)
+		}
+		perm := rest[:end]
+		rest = rest[end:]
+		switch {
+		case perm == "u", perm == "g", perm == "o":
+			c.copies, c.bits = true, class[perm[0]]&0o777
+		case perm != "" && perm[0] >= '0' && perm[0] <= '7':
+			n, err := strconv.ParseUint(perm, 8, 32)
+			if err != nil || n > 0o7777 || who != 0 {
+				return false
 			}
-		case 's':
-			if !onlyOther {
-				k.perm |= setID
-			}
-		case 't':
-			if !onlyOther {
-				k.who |= sticky
-				k.perm |= sticky
-			}
-		case 'u', 'g', 'o':
-			k.copy += string(b)
-			k.whole = false
+			c.bits, c.mentioned, c.who = uint32(n), 0o7777, 0o7777
 		default:
-			return errors.New("invalid syntax")
+			for _, p := range []byte(perm) {
+				switch p {
+				case 'r':
+					c.bits |= 0o444
+				case 'w':
+					c.bits |= 0o222
+				case 'x':
+					c.bits |= modeExec
+				case 'X':
+					c.runX = true
+				case 's':
+					c.bits |= modeSetID
+				case 't':
+					c.bits |= 0o1000
+				default:
+					return false
+				}
+			}
 		}
+		if c.mentioned == 0 {
+			c.mentioned = c.bits
+			if who != 0 {
+				c.mentioned &= who
+			}
+		}
+		m.changes = append(m.changes, c)
 	}
-	return nil
+	return true
 }
 
 // Apply gives the permission bits (07777) of a file that had these.
-func (c Chmod) Apply(mode uint32, dir bool) uint32 {
-	if len(c.clauses) == 0 {
-		return c.octal
+func (m *Chmod) Apply(mode uint32, dir bool) uint32 {
+	if len(m.changes) == 0 {
+		return m.octal
 	}
-	executable := dir || mode&execX != 0
-	for _, k := range c.clauses {
-		bits := k.perm
-		if k.runX && executable {
-			bits |= execX
+	for _, c := range m.changes {
+		bits, who := c.bits, c.who
+		if who == 0 {
+			who = 0o7777
 		}
-		for _, class := range k.copy {
-			three := mode >> map[rune]uint{'u': 6, 'g': 3, 'o': 0}[class] & 0o7
-			bits |= three<<6 | three<<3 | three
+		if c.copies {
+			bits &= mode
+			for _, rwx := range []uint32{0o444, 0o222, 0o111} {
+				if bits&rwx != 0 {
+					bits |= rwx
+				}
+			}
 		}
-		clear := uint32(0)
-		switch {
-		case k.op == '=' && k.whole:
-			clear = k.who
-		case k.op == '=':
-			clear = k.who & 0o777
-		case k.op == '-':
-			clear = k.who & bits
+		if c.runX && (dir || mode&modeExec != 0) {
+			bits |= modeExec
 		}
-		mode &^= clear
-		if k.op != '-' {
-			mode |= k.who & bits
+		var kept uint32
+		if dir {
+			kept = modeSetID &^ c.mentioned
+		}
+		bits &= who &^ kept
+		switch c.op {
+		case '=':
+			mode = mode&(^who|kept) | bits
+		case '+':
+			mode |= bits
+		case '-':
+			mode &^= bits
 		}
 	}
 	return mode
