@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -81,6 +82,10 @@ type PlanOptions struct {
 	Context       *Files          // the main one; nil: COPY from it is refused
 	NoCache       bool
 	NoCacheStages []string
+	// Epoch tells what a SOURCE_DATE_EPOCH that is no number stands for: the time of the
+	// context of this name ("context" is the main one), or of what a stage fetches.
+	// Nil time: none, and no error. Nil function: only numbers are times.
+	Epoch func(ctx context.Context, word string) (*time.Time, error)
 	// Base finds an image by its normalized name. Called once a name and platform.
 	Base func(ctx context.Context, name string, platform ocispec.Platform) (*image.Image, error)
 }
@@ -155,13 +160,23 @@ func (p *planner) globals() (err error) {
 	if !ok {
 		v, _ = p.global.Get("SOURCE_DATE_EPOCH")
 	}
-	if v != "" {
-		t, err := ParseEpoch(v)
-		if err != nil {
-			return err
-		}
-		p.plan.Epoch = &t
+	if v == "" {
+		return nil
 	}
+	if t, err := ParseEpoch(v); err == nil {
+		p.plan.Epoch = &t
+		return nil
+	} else if p.opt.Epoch == nil {
+		return err
+	}
+	if p.plan.Epoch, err = p.opt.Epoch(p.ctx, v); err != nil {
+		return err
+	}
+	seconds := ""
+	if p.plan.Epoch != nil {
+		seconds = strconv.FormatInt(p.plan.Epoch.Unix(), 10)
+	}
+	p.global.Replace("SOURCE_DATE_EPOCH", seconds)
 	return nil
 }
 

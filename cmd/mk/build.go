@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -331,6 +332,7 @@ func (b *building) options(ctx context.Context, progress builder.Reporter) (buil
 	if b.store.client.Retries = f.retry; f.retry <= 0 {
 		b.store.client.Retries = -1
 	}
+	opt.Epoch = func(ctx context.Context, word string) (*time.Time, error) { return b.epoch(ctx, opt, word) }
 	find := &finder{store: b.store, pull: pull, progress: progress}
 	opt.Base = b.bases.remember(find.base)
 	for _, kv := range f.contexts {
