@@ -57,6 +57,7 @@ type buildFlags struct {
 	check       bool
 	call        string
 	debug       bool
+	policy      string // --source-policy-file
 	expect      string // --expect-cached: "*" or a stage's name
 }
 
@@ -99,6 +100,7 @@ func newBuild(a *app) *cobra.Command {
 	fl.BoolVar(&f.plan, "plan", false, "print the steps and build nothing")
 	f.steps.register(fl)
 	fl.BoolVar(&f.explain, "explain", false, "say of each executed step why it was")
+	fl.StringVar(&f.policy, "source-policy-file", "", "allow, deny and convert sources by the rules of this file, in BuildKit's JSON")
 	fl.BoolVar(&f.check, "check", false, "check the recipe against the lint rules and build nothing: short for --call=check")
 	fl.StringVar(&f.call, "call", "", "build, or answer instead: check, outline or targets[,format=json]")
 	fl.BoolVarP(&f.debug, "debug", "D", false, "show each warning with its rule and its lines")
@@ -158,6 +160,7 @@ type building struct {
 	recipe   *recipe.Recipe
 	args     map[string]string // --build-arg
 	bases    foundBases
+	policy   *sourcePolicy
 	warnings []recipe.Warning
 	display  display
 }
@@ -243,6 +246,9 @@ func (b *building) make(ctx context.Context, progress builder.Reporter) error {
 		plans = append(plans, plan)
 	}
 	if err != nil {
+		return err
+	}
+	if err := b.policy.steps(plans); err != nil {
 		return err
 	}
 	if err := b.lint(opt); err != nil {
@@ -333,7 +339,10 @@ func (b *building) options(ctx context.Context, progress builder.Reporter) (buil
 		b.store.client.Retries = -1
 	}
 	opt.Epoch = func(ctx context.Context, word string) (*time.Time, error) { return b.epoch(ctx, opt, word) }
-	find := &finder{store: b.store, pull: pull, progress: progress}
+	if b.policy, err = readPolicy(f.policy); err != nil {
+		return opt, err
+	}
+	find := &finder{store: b.store, pull: pull, policy: b.policy, progress: progress}
 	opt.Base = b.bases.remember(find.base)
 	for _, kv := range f.contexts {
 		name, value, ok := strings.Cut(kv, "=")

@@ -12,6 +12,7 @@ import (
 
 	"mk/builder"
 	"mk/image"
+	"mk/recipe"
 )
 
 // finder finds images by the names that people write: in the store, else at a
@@ -19,6 +20,7 @@ import (
 type finder struct {
 	*store
 	pull     policy
+	policy   *sourcePolicy
 	progress builder.Reporter
 }
 
@@ -61,6 +63,12 @@ func (f *finder) find(ctx context.Context, name string, platform *ocispec.Platfo
 	ref, wrong := image.ParseReference(name) // an ID of the store is no reference, maybe
 	if wrong == nil {
 		title = ref.String()
+	}
+	if to, err := f.policy.image(title); err != nil {
+		return nil, err
+	} else if to != title {
+		name, title = to, to
+		ref, wrong = image.ParseReference(to)
 	}
 	var img *image.Image
 	err := f.progress.Task("[internal] load metadata for "+title, func(*builder.Vertex) (err error) {
@@ -140,6 +148,11 @@ func (f *finder) archive(ctx context.Context, transport, path string, platform *
 
 // context finds the value of a --build-context.
 func (f *finder) context(ctx context.Context, value string, platform *ocispec.Platform) (builder.Tree, error) {
+	if !strings.HasPrefix(value, imageScheme) && recipe.KindOf(value) != recipe.Local {
+		if err := f.policy.remote(value); err != nil {
+			return builder.Tree{}, err
+		}
+	}
 	if ref, ok := strings.CutPrefix(value, "docker-image://"); ok {
 		img, err := f.find(ctx, ref, platform)
 		return builder.Tree{Image: img}, err
