@@ -259,7 +259,7 @@ func (e *engine) make(ctx context.Context, n *Node, m *made) error {
 	if !e.Inside {
 		return ErrNeedsInside
 	}
-	if e.Explain != nil {
+	if _, laid := e.aloneBefore(n, facts(alone)); e.Explain != nil && !laid {
 		content, err := e.contentOf(ctx, n.Parent)
 		if err != nil {
 			return err

@@ -38,12 +38,20 @@ func (e *engine) link(ctx context.Context, n *Node, act action, text *KeyText) (
 	return snap, made, err
 }
 
+// aloneBefore finds the layer that a linked step made before.
+func (e *engine) aloneBefore(n *Node, text *KeyText) (*Record, bool) {
+	if !n.linked() || n.NoCache {
+		return nil, false
+	}
+	rec, err := e.Records.Get(text.Key())
+	return rec, err == nil && e.usable(rec)
+}
+
 func (e *engine) aloneLayer(ctx context.Context, n *Node, act action, text *KeyText) (*snapshot.Snapshot, time.Time, error) {
-	if rec, err := e.Records.Get(text.Key()); err == nil && !n.NoCache {
-		if layer, err := e.Trees.Get(rec.Snapshot); err == nil {
-			e.Progress.Cached(n.Vertex)
-			return layer, rec.Made, nil
-		}
+	if rec, ok := e.aloneBefore(n, text); ok {
+		e.Progress.Cached(n.Vertex)
+		layer, err := e.Trees.Get(rec.Snapshot)
+		return layer, rec.Made, err
 	}
 	layer, err := e.onDraft(ctx, n, act, nil)
 	if err != nil {

@@ -238,7 +238,7 @@ func (p *planner) from(s *Stage, open []*recipe.Stage) ([]recipe.Step, error) {
 	}
 	s.Platform = platform
 	var triggers []string
-	if t, ok := p.named(s.From.Name); ok {
+	if t, ok := p.named(s.From.Name, platform); ok {
 		// A named context of a stage's name replaces the stage: its steps are not run.
 		s.From = &recipe.Stage{Pos: s.From.Pos, Index: s.From.Index, Name: s.From.Name, Base: s.From.Base}
 		s.Start = t
@@ -258,7 +258,7 @@ func (p *planner) from(s *Stage, open []*recipe.Stage) ([]recipe.Step, error) {
 	} else if base == "scratch" {
 		s.Image = emptyImage(platform)
 	} else {
-		if t, ok := p.named(base); ok {
+		if t, ok := p.named(base, platform); ok {
 			s.Start = t
 		} else {
 			img, err := p.base(base, platform)
@@ -312,28 +312,31 @@ func (p *planner) triggers(s *Stage, expressions []string) ([]recipe.Step, error
 	return steps, nil
 }
 
-// named finds a --build-context. A name may carry a platform: name::linux/arm64.
-func (p *planner) named(name string) (Tree, bool) {
+// named finds a --build-context. One that was given for a platform, as
+// name::linux/arm64, goes before one for all.
+func (p *planner) named(name string, platform ocispec.Platform) (Tree, bool) {
 	if name == "" || name == "scratch" {
 		return Tree{}, false
 	}
-	t, ok := p.opt.Contexts[strings.ToLower(name)]
-	if !ok {
-		t, ok = p.opt.Contexts[name]
+	wanted := []string{strings.ToLower(name), name}
+	if ref, err := image.ParseReference(name); err == nil {
+		wanted = append(wanted, ref.Familiar())
 	}
-	if !ok {
-		if ref, err := image.ParseReference(name); err == nil {
-			t, ok = p.opt.Contexts[ref.Familiar()]
+	for _, suffix := range []string{"::" + image.FormatPlatform(platform), ""} {
+		for _, w := range wanted {
+			if t, ok := p.opt.Contexts[w+suffix]; ok {
+				return t, true
+			}
 		}
 	}
-	return t, ok
+	return Tree{}, false
 }
 
 // copySource finds what COPY --from names, as seen from a stage: a named
 // context, an earlier stage by name or index, or an image.
 func (p *planner) copySource(s *Stage, name string, open []*recipe.Stage) (Tree, error) {
 	rs, err := p.plan.Recipe.CopySource(s.From, name)
-	if t, ok := p.named(name); ok {
+	if t, ok := p.named(name, p.plan.Platform); ok {
 		return t, nil
 	}
 	if err != nil {
@@ -344,7 +347,7 @@ func (p *planner) copySource(s *Stage, name string, open []*recipe.Stage) (Tree,
 
 // mountSource finds what RUN --mount=from= names, by name only.
 func (p *planner) mountSource(s *Stage, m recipe.Mount, open []*recipe.Stage) (Tree, error) {
-	if t, ok := p.named(m.From); ok {
+	if t, ok := p.named(m.From, p.plan.Platform); ok {
 		return t, nil
 	}
 	rs, err := p.plan.Recipe.MountSource(s.From, m.From, m.Target)
@@ -429,8 +432,8 @@ func (p *planner) prefetch(target *recipe.Stage) {
 		if err != nil {
 			return // stage reports it, with its line
 		}
-		_, replaced := p.named(rs.Name)
-		_, given := p.named(base)
+		_, replaced := p.named(rs.Name, platform)
+		_, given := p.named(base, platform)
 		if b, ok := p.plan.Recipe.BaseStage(rs, base); ok {
 			visit(b)
 		} else if base != "scratch" && !replaced && !given {

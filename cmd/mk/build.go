@@ -18,8 +18,9 @@ import (
 	"mk/userns"
 )
 
-const buildHelp = `Build an image from a recipe (Dockerfile syntax) and a context: a directory
-that COPY takes files from.
+const buildHelp = `Build an image from a recipe (Dockerfile syntax) and a context, which COPY takes
+files from: a directory, a git repository (URL.git#ref:subdir), the URL of a tar
+or of a recipe, or - for either on standard input.
 
 Without -f, the recipe is Recipe, Dockerfile or Containerfile in the context.
 Without -o, the image goes into mk's store, under the names given with -t.
@@ -74,11 +75,11 @@ func newBuild(a *app) *cobra.Command {
 		},
 	}
 	fl := c.Flags()
-	fl.StringVarP(&f.file, "file", "f", "", "the recipe; - reads standard input")
+	fl.StringVarP(&f.file, "file", "f", "", "the recipe: a path, a URL, or - for standard input")
 	fl.StringArrayVarP(&f.tags, "tag", "t", nil, "name of the image, as name[:tag] (may be repeated)")
 	fl.StringArrayVar(&f.args, "build-arg", nil, "value of an ARG, as NAME=value, or NAME to take it from the environment")
 	fl.StringArrayVar(&f.labels, "label", nil, "label of the image, as key=value")
-	fl.StringArrayVar(&f.contexts, "build-context", nil, "another context, as name=DIR, docker-image://REF or oci-layout://DIR[:TAG]")
+	fl.StringArrayVar(&f.contexts, "build-context", nil, "another context, as name[::platform]=DIR, docker-image://REF, oci-layout://DIR[:TAG], a git repository or the URL of a tar")
 	fl.StringVar(&f.target, "target", "", "the stage to build (default: the last)")
 	fl.StringArrayVar(&f.platforms, "platform", nil, "build for these platforms, as os/arch[/variant],…; several make an index")
 	fl.BoolVar(&f.noCache, "no-cache", false, "execute every step")
@@ -124,45 +125,60 @@ func (a *app) build(ctx context.Context, f *buildFlags, contextArg string) (*rec
 	if err != nil {
 		return nil, err
 	}
-	src, err := readRecipe(f.file, contextArg)
-	if err != nil {
-		return nil, err
+	if contextArg == "-" && f.file == "-" {
+		return nil, errStdinTwice
 	}
-	files, err := openContext(contextArg, src.path)
-	if err != nil {
-		return src, err
+	remote := isRemote(contextArg) || httpAddress.MatchString(f.file) && !exists(f.file)
+	if remote && a.stage == userns.StageHost {
+		return nil, a.enter()
 	}
-	defer files.Root.Close()
+	var src *recipeFile
+	var files *builder.Files
+	if !remote {
+		if src, err = readRecipe(f.file, contextArg); err != nil {
+			return nil, err
+		}
+		if files, err = openContext(contextArg, src.path); err != nil {
+			return src, err
+		}
+		defer files.Root.Close()
+	}
 	s, err := a.open()
 	if err != nil {
 		return src, err
 	}
 	defer s.Close()
-	files.Cache = s.statCache(contextArg)
+	if files != nil {
+		files.Cache = s.statCache(contextArg)
+	}
 
-	b := &building{app: a, flags: f, store: s, src: src, context: files, outputs: outputs}
+	b := &building{app: a, flags: f, store: s, src: src, context: files, contextArg: contextArg, outputs: outputs}
+	b.fetch = &fetcher{store: s, inside: a.stage == userns.StageInside}
+	defer b.fetch.Close()
 	err = b.run(ctx)
 	if errors.Is(err, builder.ErrNeedsInside) && a.stage == userns.StageHost {
 		s.Close()
 		return src, a.enter()
 	}
-	return src, err
+	return b.src, err
 }
 
 // building is one mk build at work.
 type building struct {
 	*app
-	flags    *buildFlags
-	store    *store
-	src      *recipeFile
-	context  *builder.Files
-	outputs  []output
-	recipe   *recipe.Recipe
-	args     map[string]string // --build-arg
-	bases    foundBases
-	policy   *sourcePolicy
-	warnings []recipe.Warning
-	display  display
+	flags      *buildFlags
+	store      *store
+	fetch      *fetcher
+	src        *recipeFile    // nil until it is fetched
+	context    *builder.Files // the same
+	contextArg string
+	outputs    []output
+	recipe     *recipe.Recipe
+	args       map[string]string // --build-arg
+	bases      foundBases
+	policy     *sourcePolicy
+	warnings   []recipe.Warning
+	display    display
 }
 
 func (b *building) run(ctx context.Context) (err error) {
@@ -196,6 +212,15 @@ func (b *building) run(ctx context.Context) (err error) {
 		}
 		b.display.Close()
 	}()
+	b.fetch.progress = progress
+	if b.fetch.policy, err = readPolicy(f.policy); err != nil {
+		return err
+	}
+	if b.src == nil {
+		if b.src, b.context, err = b.fetch.source(ctx, f.file, b.contextArg); err != nil {
+			return err
+		}
+	}
 	b.loaded(progress)
 	b.recipe, err = recipe.Parse(b.src.name, b.src.text, recipe.ParseOptions{Check: b.args["BUILDKIT_DOCKERFILE_CHECK"]})
 	if call.what != "build" {
@@ -342,16 +367,20 @@ func (b *building) options(ctx context.Context, progress builder.Reporter) (buil
 	if b.policy, err = readPolicy(f.policy); err != nil {
 		return opt, err
 	}
-	find := &finder{store: b.store, pull: pull, policy: b.policy, progress: progress}
+	find := &finder{store: b.store, pull: pull, policy: b.policy, progress: progress, fetch: b.fetch}
 	opt.Base = b.bases.remember(find.base)
 	for _, kv := range f.contexts {
 		name, value, ok := strings.Cut(kv, "=")
 		if !ok || name == "" || value == "" {
 			return opt, fmt.Errorf("--build-context %s: want name=value", kv)
 		}
-		t, err := find.context(ctx, value, opt.Platform)
+		name, platform, err := contextName(name, opt.Platform)
 		if err != nil {
 			return opt, fmt.Errorf("--build-context %s: %w", kv, err)
+		}
+		t, err := find.context(ctx, value, platform)
+		if err != nil {
+			return opt, fmt.Errorf("--build-context %s: %w", builder.Redact(kv), err)
 		}
 		opt.Contexts[name] = t
 	}

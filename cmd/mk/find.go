@@ -22,6 +22,7 @@ type finder struct {
 	pull     policy
 	policy   *sourcePolicy
 	progress builder.Reporter
+	fetch    *fetcher // of a build: brings contexts
 }
 
 // policy says when a registry is asked for an image.
@@ -161,15 +162,38 @@ func (f *finder) context(ctx context.Context, value string, platform *ocispec.Pl
 		img, err := f.find(ctx, value, platform)
 		return builder.Tree{Image: img}, err
 	}
-	if strings.Contains(value, "://") {
-		return builder.Tree{}, fmt.Errorf("contexts of this kind are not supported yet")
+	if value != "-" && isRemote(value) {
+		got, err := f.fetch.get(ctx, value)
+		if err == nil && got.text != nil {
+			err = errors.New("it is neither an archive nor a git repository")
+		}
+		return builder.Tree{Files: got.files}, err
+	}
+	if scheme, _, ok := strings.Cut(value, "://"); ok && !exists(value) {
+		return builder.Tree{}, fmt.Errorf("%s:// is not supported: want a directory, docker-image://, oci-layout://, a git repository or the address of an archive", scheme)
 	}
 	files, err := openContext(value, "")
 	if err != nil {
 		return builder.Tree{}, err
 	}
+	f.fetch.open = append(f.fetch.open, files.Root)
 	files.Cache = f.statCache(value)
 	return builder.Tree{Files: files}, nil
+}
+
+// contextName splits the name of a --build-context: name, or name::os/arch for images of
+// that platform. It returns the name as the plan looks for it, and the platform that an
+// image of that name is wanted for, nil for this machine's.
+func contextName(word string, platform *ocispec.Platform) (string, *ocispec.Platform, error) {
+	name, of, ok := strings.Cut(word, "::")
+	if !ok {
+		return word, platform, nil
+	}
+	p, err := image.ParsePlatform(of)
+	if err != nil {
+		return "", nil, err
+	}
+	return name + "::" + image.FormatPlatform(p), &p, nil
 }
 
 // statCache is the cache of file digests of one directory.

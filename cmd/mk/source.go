@@ -29,7 +29,12 @@ type recipeFile struct {
 	text []byte
 }
 
-func (r *recipeFile) lines() []string { return strings.Split(string(r.text), "\n") }
+func (r *recipeFile) lines() []string {
+	if r == nil { // it could not be had
+		return nil
+	}
+	return strings.Split(string(r.text), "\n")
+}
 
 // readRecipe finds and reads the recipe of a build.
 func readRecipe(file, dir string) (*recipeFile, error) {
@@ -38,8 +43,10 @@ func readRecipe(file, dir string) (*recipeFile, error) {
 	}
 	path := file
 	if path == "" {
-		if _, err := os.Stat(dir); err != nil {
+		if st, err := os.Stat(dir); err != nil {
 			return nil, fmt.Errorf("open context: %w", err)
+		} else if !st.IsDir() {
+			return nil, fmt.Errorf("open context: %s is not a directory", dir)
 		}
 		for _, name := range recipeNames {
 			if st, err := os.Stat(filepath.Join(dir, name)); err == nil && st.Mode().IsRegular() {
