@@ -318,7 +318,13 @@ func (e *engine) onDraft(ctx context.Context, n *Node, act action, parent *snaps
 	e.ran++
 	e.mu.Unlock()
 	e.Progress.Start(n.Vertex)
-	defer func() { e.Progress.End(n.Vertex, err) }()
+	defer func() {
+		shown := err
+		if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
+			shown = context.Canceled // another step's error ended this one
+		}
+		e.Progress.End(n.Vertex, shown)
+	}()
 
 	draft, err := e.Trees.NewDraft(parent)
 	if err != nil {
