@@ -7,6 +7,7 @@ import (
 	"path"
 	"runtime"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -47,6 +48,10 @@ type Files struct {
 	// Owners tells what was remembered for a path of the tree ("usr/bin/su", "."
 	// for the root) where the file system could not hold it. Nil: nothing was.
 	Owners func(path string) (snapshot.Owner, bool)
+
+	// Time is that of what was fetched: of the commit, or Last-Modified. Zero: it is
+	// not known, or these are the caller's own files.
+	Time time.Time
 
 	// Cache keeps the digests of files between builds. Nil: hash them all.
 	Cache *StatCache

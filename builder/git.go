@@ -107,6 +107,36 @@ func (a *GitAddress) header(auth func(host string) string) string {
 	return ""
 }
 
+// GitAuth finds the Authorization header for a host among the secrets of a build, by
+// BuildKit's names: GIT_AUTH_HEADER.HOST or GIT_AUTH_TOKEN.HOST, else the same without
+// the host. It is for Fetched.Auth.
+func GitAuth(secrets map[string]Secret) func(host string) string {
+	return func(host string) string {
+		for _, suffix := range []string{"." + host, ""} {
+			if value := readSecret(secrets, "GIT_AUTH_HEADER"+suffix); value != "" {
+				return value
+			}
+			if value := readSecret(secrets, "GIT_AUTH_TOKEN"+suffix); value != "" {
+				return "basic " + base64.StdEncoding.EncodeToString([]byte("x-access-token:"+value))
+			}
+		}
+		return ""
+	}
+}
+
+// readSecret is a secret's value, "" for none: the server then says that it wants one.
+func readSecret(secrets map[string]Secret, id string) string {
+	s, ok := secrets[id]
+	if !ok {
+		return ""
+	}
+	value, err := s.read()
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(value))
+}
+
 // run runs git in dir and returns what it wrote to standard output. What it said
 // on standard error is in the error.
 func (g *git) run(ctx context.Context, dir string, args ...string) (string, error) {

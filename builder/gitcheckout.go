@@ -150,15 +150,19 @@ func (f *Fetched) checkout(ctx context.Context, c *GitCommit, download bool) (*F
 		}
 	}
 	root, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	st, err := root.Stat()
 	if err != nil || c.Address.Subdir == "" {
-		return &Files{Root: root, Local: true}, err
+		return &Files{Root: root, Local: true, Time: st.ModTime()}, err
 	}
 	defer root.Close()
 	sub, err := openDirIn(root, c.Address.Subdir)
 	if err != nil {
 		return nil, fmt.Errorf("subdirectory %q: %w", c.Address.Subdir, err)
 	}
-	return &Files{Root: sub, Local: true}, nil
+	return &Files{Root: sub, Local: true, Time: st.ModTime()}, nil
 }
 
 // openDirIn opens a directory below root. Symlinks on the way are followed inside
@@ -213,10 +217,14 @@ func (f *Fetched) fetchGit(ctx context.Context, c *GitCommit, dir string) error 
 			}
 		}
 	}
+	mtime := made
 	if !c.Address.CommitTimes {
-		made = time.Time{}
+		mtime = time.Time{}
 	}
-	if err := g.settle(tree, c.Address.keepDir(), made); err != nil {
+	if err := g.settle(tree, c.Address.keepDir(), mtime); err != nil {
+		return err
+	}
+	if err := setMtime(tree, made); err != nil { // where Files.Time is kept
 		return err
 	}
 	err = os.Rename(tree, dir)

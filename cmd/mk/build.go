@@ -216,6 +216,11 @@ func (b *building) run(ctx context.Context) (err error) {
 	if b.fetch.policy, err = readPolicy(f.policy); err != nil {
 		return err
 	}
+	secrets, err := parseSecrets(f.steps.secrets)
+	if err != nil {
+		return err
+	}
+	b.fetch.auth = builder.GitAuth(secrets)
 	if b.src == nil {
 		if b.src, b.context, err = b.fetch.source(ctx, f.file, b.contextArg); err != nil {
 			return err
@@ -410,8 +415,10 @@ func (b *building) builder(progress builder.Reporter) (*builder.Builder, error) 
 	if err != nil {
 		return nil, err
 	}
+	fetched := b.store.fetched()
+	fetched.Auth = builder.GitAuth(sandbox.Secrets)
 	return &builder.Builder{
-		Images: b.store.images, Trees: b.store.trees, Records: b.store.records, Fetched: b.store.fetched(),
+		Images: b.store.images, Trees: b.store.trees, Records: b.store.records, Fetched: fetched,
 		Progress: progress, Sandbox: sandbox,
 		Jobs: f.jobs, Inside: b.stage == userns.StageInside, Emulate: b.store.emulate(),
 		Notice: func(text string) { fmt.Fprintln(os.Stderr, "mk: notice:", text) },

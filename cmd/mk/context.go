@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -71,6 +72,7 @@ type fetcher struct {
 	store    *store
 	inside   bool
 	policy   *sourcePolicy
+	auth     func(host string) string // of git repositories
 	progress builder.Reporter
 	got      map[string]content // by address: builds of several platforms ask again
 	open     []io.Closer
@@ -121,6 +123,7 @@ func (f *fetcher) fetch(ctx context.Context, arg string) (content, error) {
 		return content{files: files}, err
 	}
 	var file *os.File
+	var made time.Time
 	err := f.progress.Task("[internal] load remote build context", func(v *builder.Vertex) (err error) {
 		if arg == "-" {
 			file, err = f.spool(os.Stdin)
@@ -128,6 +131,7 @@ func (f *fetcher) fetch(ctx context.Context, arg string) (content, error) {
 		}
 		got, err := f.store.fetched().URL(ctx, arg, "", true, func(done, total int64) { f.progress.Status(v, "bytes", done, total) })
 		if err == nil {
+			made = got.Modified
 			file, err = got.Open()
 		}
 		return err
@@ -146,6 +150,7 @@ func (f *fetcher) fetch(ctx context.Context, arg string) (content, error) {
 			return content{}, fmt.Errorf("open context: %w", err)
 		}
 		f.open = append(f.open, tree)
+		tree.Time = made
 		return content{files: tree.Files}, nil
 	}
 	text, err := readAll(file)
@@ -159,9 +164,11 @@ func (f *fetcher) git(ctx context.Context, address string) (*builder.Files, erro
 	}
 	var files *builder.Files
 	err = f.progress.Task("[internal] load git source "+builder.Redact(address), func(*builder.Vertex) error {
-		commit, err := f.store.fetched().Git(ctx, a)
+		from := f.store.fetched()
+		from.Auth = f.auth
+		commit, err := from.Git(ctx, a)
 		if err == nil {
-			files, err = f.store.fetched().Checkout(ctx, commit, true)
+			files, err = from.Checkout(ctx, commit, true)
 		}
 		return err
 	})

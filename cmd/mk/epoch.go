@@ -19,6 +19,10 @@ func (b *building) epoch(ctx context.Context, opt builder.PlanOptions, word stri
 	if word == "context" {
 		files = opt.Context
 	}
+	if files != nil && !files.Time.IsZero() {
+		t := files.Time.UTC()
+		return &t, nil
+	}
 	if files != nil {
 		if !files.Local {
 			return nil, fmt.Errorf("%w: the times of fetched contexts are not known", wrong)
