@@ -29,6 +29,8 @@
 //	mounts*.go etc.go       what a RUN is shown; cachemount*.go, secrets*.go
 //	files*.go select.go statcache.go   which files a COPY takes, and their digest
 //	copy*.go untar*.go      those files into a tree
+//	link.go                 COPY --link: layers made on nothing, laid on any tree
+//	fetch*.go git*.go       what ADD and contexts get from URLs and git repositories
 //	base.go                 images → snapshots, when a step first needs them
 //	export.go tree.go       Result → image, directory, tar
 //	event.go                what the display is told
