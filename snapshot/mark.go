@@ -33,11 +33,12 @@ const (
 )
 
 // ReadMark reads the owner kept with the file at path, as the calling thread sees path; link: not
-// following a symlink at its end.
+// following a symlink at its end. Most files have none, and are found to have none by a getxattr
+// and a stat, 2 µs; the other attribute, 3 µs to ask for, is asked of those only that could have it.
 func ReadMark(path string, link bool) (o Owner, ok bool) {
-	get := unix.Getxattr
+	get, flags := unix.Getxattr, 0
 	if link {
-		get = unix.Lgetxattr
+		get, flags = unix.Lgetxattr, unix.AT_SYMLINK_NOFOLLOW
 	}
 	var b [64]byte
 	n, err := get(path, markAttr, b[:])
@@ -46,10 +47,20 @@ func ReadMark(path string, link bool) (o Owner, ok bool) {
 	} else if err != unix.ENODATA {
 		return o, false
 	}
+	var st unix.Stat_t
+	if unix.Fstatat(unix.AT_FDCWD, path, &st, flags) != nil || !isCapMarked(&st) {
+		return o, false
+	}
 	if n, err = get(path, capAttr, b[:]); err != nil || !isCapMark(string(b[:n])) {
 		return o, false
 	}
 	return Owner{UID: binary.LittleEndian.Uint32(b[4:]), GID: binary.LittleEndian.Uint32(b[12:])}, true
+}
+
+// isCapMarked tells whether marks of files of this type are of the second form.
+func isCapMarked(st *unix.Stat_t) bool {
+	kind := st.Mode & unix.S_IFMT
+	return kind != unix.S_IFREG && kind != unix.S_IFDIR
 }
 
 // WriteMark keeps the owner with the file; that of root is kept by keeping nothing. Xattrs are not
@@ -76,7 +87,7 @@ func WriteMark(path string, link bool, o Owner) error {
 	if err := stat(path, &st); err != nil {
 		return err
 	}
-	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFDIR {
+	if isCapMarked(&st) {
 		var value []byte
 		for _, w := range []uint32{capV2, o.UID, markMagic, o.GID, markMagic} {
 			value = binary.LittleEndian.AppendUint32(value, w)

@@ -41,7 +41,7 @@ type Keeper interface {
 //     given out again, and overlay changes them when it copies up a symlink or a file with several
 //     names.
 //   - The identity of a process in the soft limit RLIMIT_LOCKS, which no kernel since 2.4.25 looks
-//     at. It is inherited by fork and exec and ends with the process, so that nobody has to watch
+//     at, and no program in the container sees. It is inherited by fork and exec and ends with the process, so that nobody has to watch
 //     either. It holds a number that stands for an identity here. Threads share it.
 //
 // A call is answered on a thread that has joined the mounts and the root of the container, and has
@@ -325,6 +325,14 @@ func (t *tracer) answer() reply {
 		return t.listAttrs(int32(a[0]), 0, a[1], a[2], unix.AT_EMPTY_PATH)
 	case unix.SYS_GETSOCKOPT:
 		return t.peer(int(int32(a[0])), a[3], a[4])
+	case unix.SYS_PRCTL, unix.SYS_CAPSET:
+		return t.capabilities()
+	case unix.SYS_PRLIMIT64:
+		return t.limit(a[3])
+	case unix.SYS_GETRLIMIT:
+		return t.limit(a[1])
+	case unix.SYS_SETRLIMIT:
+		return value(0)
 	case unix.SYS_EXECVE:
 		return t.exec(unix.AT_FDCWD, a[0], 0)
 	case unix.SYS_EXECVEAT:

@@ -13,7 +13,7 @@ var notified = []int{
 	unix.SYS_GETUID, unix.SYS_GETEUID, unix.SYS_GETGID, unix.SYS_GETEGID,
 	unix.SYS_GETRESUID, unix.SYS_GETRESGID, unix.SYS_GETGROUPS,
 	unix.SYS_SETUID, unix.SYS_SETGID, unix.SYS_SETREUID, unix.SYS_SETREGID, unix.SYS_SETRESUID, unix.SYS_SETRESGID,
-	unix.SYS_SETFSUID, unix.SYS_SETFSGID, unix.SYS_SETGROUPS,
+	unix.SYS_SETFSUID, unix.SYS_SETFSGID, unix.SYS_SETGROUPS, unix.SYS_CAPSET,
 	sysChown, sysLchown, unix.SYS_FCHOWN, unix.SYS_FCHOWNAT,
 	sysMknod, unix.SYS_MKNODAT, sysMkdir, unix.SYS_MKDIRAT, sysSymlink, unix.SYS_SYMLINKAT, sysCreat, unix.SYS_OPENAT2,
 	unix.SYS_SETXATTR, unix.SYS_LSETXATTR, unix.SYS_FSETXATTR,
@@ -44,11 +44,22 @@ func EmulationFilter() []byte {
 		allow,
 		word(offNr),
 	}
-	for nr, flags := range map[int]uint32{sysOpen: 1, unix.SYS_OPENAT: 2} {
-		if nr >= 0 {
-			prog = append(prog, is(nr, low(flags), bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: creates, SkipFalse: 1}, notify, allow)...)
-		}
+	opens := func(flags uint32) []bpf.Instruction {
+		return []bpf.Instruction{low(flags), bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: creates, SkipFalse: 1}, notify, allow}
 	}
+	// The limit in which identities are kept, which programs set back to what pid 1 has (pam_limits).
+	limits := func(resource uint32) []bpf.Instruction {
+		return []bpf.Instruction{low(resource), bpf.JumpIf{Cond: bpf.JumpEqual, Val: rlimitLocks, SkipFalse: 1}, notify, allow}
+	}
+	if sysOpen >= 0 {
+		prog = append(prog, is(sysOpen, opens(1)...)...)
+	}
+	prog = append(prog, is(unix.SYS_OPENAT, opens(2)...)...)
+	prog = append(prog, is(unix.SYS_PRLIMIT64, limits(1)...)...)
+	prog = append(prog, is(unix.SYS_SETRLIMIT, limits(0)...)...)
+	prog = append(prog, is(unix.SYS_GETRLIMIT, limits(0)...)...)
+	prog = append(prog, is(unix.SYS_PRCTL,
+		low(0), bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PR_SET_KEEPCAPS, SkipFalse: 1}, notify, allow)...)
 	prog = append(prog, is(unix.SYS_GETSOCKOPT,
 		low(1), bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SOL_SOCKET, SkipFalse: 3},
 		low(2), bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SO_PEERCRED, SkipFalse: 1}, notify, allow)...)

@@ -14,7 +14,19 @@ import (
 type ids struct {
 	uid, gid [4]uint32
 	groups   string // four bytes each: a string, so that two can be compared
+	caps     capState
 }
+
+// capState is what of root's power is left to who is not root any more: capabilities(7), the effect
+// of user ID changes. The kernel, to which nobody changed his ID, takes none away.
+type capState struct {
+	keep      bool // PR_SET_KEEPCAPS: the change leaves the permitted set
+	permitted bool
+	effective bool // taken up by capset, which lasts until exec
+}
+
+// privileged tells whether the identity may take any other, and give files away.
+func (c *ids) privileged() bool { return c.uid[effective] == 0 || c.caps.effective }
 
 const (
 	real = iota
@@ -107,7 +119,7 @@ func (t *tracer) identity() reply {
 	}
 	a := &t.n.args
 	x, y, z := uint32(a[0]), uint32(a[1]), uint32(a[2])
-	root := c.uid[effective] == 0
+	root := c.privileged()
 	switch int(t.n.nr) {
 	case unix.SYS_GETUID:
 		return value(int64(c.uid[real]))
@@ -171,6 +183,10 @@ func (t *tracer) identity() reply {
 func (t *tracer) change(limit unix.Rlimit, e unix.Errno, now *ids) reply {
 	if e != 0 {
 		return failed(e)
+	}
+	was := t.ids.of(limit.Cur)
+	if slices.Contains(was.uid[:fsID], 0) && !slices.Contains(now.uid[:fsID], 0) {
+		now.caps.permitted, now.caps.effective = now.caps.keep, false
 	}
 	return t.become(*now, limit)
 }
@@ -272,10 +288,26 @@ func sortWords(b []byte) {
 	}
 }
 
+// limit answers calls that ask for RLIMIT_LOCKS, or set it: there is none.
+func (t *tracer) limit(addr uint64) reply {
+	if addr == 0 {
+		return value(0)
+	}
+	none := [16]byte{}
+	for i := range none {
+		none[i] = 0xff // RLIM_INFINITY, twice
+	}
+	return failed(t.write(addr, none[:]))
+}
+
 // exec gives the caller the identity that it will have after an execve, if the file changes it:
 // one that is setuid or setgid. The kernel executes. Whether it will is looked at as far as a file
 // can tell; a program that would be refused anyway has a wrong identity afterwards.
 func (t *tracer) exec(dirfd int32, addr uint64, flags int) reply {
+	if c, limit, ok := t.who(); ok && c.caps != (capState{}) {
+		c.caps = capState{}
+		t.become(c, limit)
+	}
 	path, link, e := t.locate(dirfd, addr, flags)
 	if e != 0 || link {
 		return native
@@ -311,6 +343,36 @@ func (t *tracer) exec(dirfd int32, addr uint64, flags int) reply {
 	}
 	c.uid[saved], c.uid[fsID] = c.uid[effective], c.uid[effective]
 	c.gid[saved], c.gid[fsID] = c.gid[effective], c.gid[effective]
+	if c != was {
+		t.become(c, limit)
+	}
+	return native
+}
+
+// capabilities follows prctl(PR_SET_KEEPCAPS) and capset, which the kernel executes too.
+func (t *tracer) capabilities() reply {
+	c, limit, ok := t.who()
+	if !ok {
+		return native
+	}
+	was := c
+	if int(t.n.nr) == unix.SYS_PRCTL {
+		c.caps.keep = t.n.args[1] == 1
+	} else {
+		var first [4]byte // the effective set begins the data
+		if !t.read(t.n.args[1], first[:]) {
+			return native
+		}
+		const needed = 1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID | 1<<unix.CAP_CHOWN
+		want := word32(first[:], 0)&needed != 0
+		if c.uid[effective] == 0 {
+			return native
+		}
+		if want && !c.caps.permitted {
+			return failed(unix.EPERM)
+		}
+		c.caps.effective = want
+	}
 	if c != was {
 		t.become(c, limit)
 	}

@@ -44,7 +44,7 @@ func (t *tracer) chown(dirfd int32, addr uint64, uid, gid uint32, flags int) rep
 		return failed(errnoOf(err))
 	}
 	o, _ := t.ownerOf(fd, &st)
-	if c.uid[fsID] != 0 {
+	if c.uid[fsID] != 0 && !c.caps.effective {
 		if c.uid[fsID] != o.UID || uid != keep && uid != o.UID || gid != keep && gid != o.GID && !c.inGroup(gid) {
 			return failed(unix.EPERM)
 		}
