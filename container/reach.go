@@ -52,6 +52,9 @@ func reach(root int, path string, dir bool, made func(parent int, name string) e
 			if err = made(top(), name); err == nil {
 				fd, err = makeAt(top(), name, dir || len(todo) > 0)
 			}
+			if err == unix.EEXIST { // a cache that another step is making its mount points in
+				fd, err = unix.Openat(top(), name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+			}
 		}
 		if err != nil {
 			return -1, fmt.Errorf("%s of %s: %w", name, path, err)
