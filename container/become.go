@@ -68,7 +68,7 @@ func become(spec *Spec, setgroupsDenied bool) error {
 	if len(spec.Notify) > 0 {
 		if err := notify(spec.Notify); err == nil {
 			setgroupsDenied = false // whoever answers is asked
-		} else if err := send(packet{Notice: err.Error()}, -1); err != nil {
+		} else if err := send(packet{Notice: err.Error() + ": chown to others than root, and being another user, are refused"}, -1); err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"strings"
 	"sync"
@@ -147,7 +148,7 @@ func inheritOwners(upper string, parent *Snapshot, t *Owners, remember bool) err
 		return &os.PathError{Op: "open", Path: upper, Err: err}
 	}
 	defer unix.Close(root)
-	if err := h.take(root, ".", ".", true); err != nil {
+	if err := h.take(root, ".", ".", true, false); err != nil {
 		return err
 	}
 	return h.dir(root, "", true)
@@ -159,8 +160,8 @@ type heir struct {
 	marks  bool
 }
 
-// take enters the file called p, name in dir; copied: it was the parent's.
-func (h *heir) take(dir int, name, p string, copied bool) error {
+// take enters the file called p, name in dir; copied: it was the parent's; link: it is a symlink.
+func (h *heir) take(dir int, name, p string, copied, link bool) error {
 	if _, ok := h.table.lookup(p); ok {
 		return nil
 	}
@@ -174,7 +175,19 @@ func (h *heir) take(dir int, name, p string, copied bool) error {
 	}
 	if h.marks {
 		mark, marked := ReadMark(procName(dir, name), true)
-		mark.Xattrs = o.Xattrs
+		mark.Xattrs = maps.Clone(o.Xattrs)
+		for _, a := range markedAttrs {
+			delete(mark.Xattrs, a)
+			if link {
+				continue
+			}
+			if value := ReadMarkedAttr(procName(dir, name), a); value != nil {
+				if mark.Xattrs == nil {
+					mark.Xattrs = make(map[string]string)
+				}
+				mark.Xattrs[a], marked = string(value), true
+			}
+		}
 		o, ok = mark, ok || marked
 	}
 	if ok {
@@ -215,7 +228,7 @@ func (h *heir) entry(dir int, prefix, name string, copied bool) error {
 		if !copied && !h.marks {
 			return nil
 		}
-		if err := h.take(dir, name, p, copied); err != nil {
+		if err := h.take(dir, name, p, copied, false); err != nil {
 			return err
 		}
 		return h.dir(fd, p+"/", copied)
@@ -229,7 +242,7 @@ func (h *heir) entry(dir int, prefix, name string, copied bool) error {
 	if !copied && !h.marks {
 		return nil
 	}
-	return h.take(dir, name, p, copied)
+	return h.take(dir, name, p, copied, st.Mode&unix.S_IFMT == unix.S_IFLNK)
 }
 
 // wasCopied tells whether overlay copied the regular file up from below.

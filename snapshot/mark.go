@@ -21,11 +21,15 @@ import (
 // overlay changes those of symlinks and of files with several names. Chown takes the second form
 // away, so the mark is set after it.
 //
+// An access control list that names others than root is refused there too, and kept in
+// user.mk.x.NAME beside it; its entries for owner, mask and others are those of the mode.
+//
 // Marks are in no layer. Commit makes the owners table of them, which everybody else reads, and
 // marks of the table: what a layer or COPY brought is seen by the next step.
 const (
 	markAttrs = "user.mk."
 	markAttr  = markAttrs + "owner"
+	markExtra = markAttrs + "x."
 	capAttr   = "security.capability"
 
 	capV2     = 0x0200_0000 // VFS_CAP_REVISION_2
@@ -55,6 +59,64 @@ func ReadMark(path string, link bool) (o Owner, ok bool) {
 		return o, false
 	}
 	return Owner{UID: binary.LittleEndian.Uint32(b[4:]), GID: binary.LittleEndian.Uint32(b[12:])}, true
+}
+
+// markedAttrs are the attributes that a mark may hold.
+var markedAttrs = []string{"system.posix_acl_access", "system.posix_acl_default"}
+
+// ReadMarkedAttr reads such an attribute kept with the file at path, symlinks followed; nil is none.
+func ReadMarkedAttr(path, name string) []byte {
+	var small [512]byte
+	n, err := unix.Getxattr(path, markExtra+name, small[:])
+	if err == unix.ERANGE {
+		big := make([]byte, 64<<10) // XATTR_SIZE_MAX
+		if n, err = unix.Getxattr(path, markExtra+name, big); err == nil {
+			return big[:n]
+		}
+	}
+	if err != nil {
+		return nil
+	}
+	var st unix.Stat_t
+	value := append([]byte{}, small[:n]...)
+	if name == markedAttrs[0] && unix.Stat(path, &st) == nil {
+		aclOfMode(value, st.Mode)
+	}
+	return value
+}
+
+// WriteMarkedAttr keeps it; nil removes it.
+func WriteMarkedAttr(path, name string, value []byte) error {
+	if value != nil {
+		return unix.Setxattr(path, markExtra+name, value, 0)
+	}
+	if err := unix.Removexattr(path, markExtra+name); err != nil && err != unix.ENODATA {
+		return err
+	}
+	return nil
+}
+
+// aclOfMode puts the permissions of mode into an access list, as chmod does with one that the
+// kernel has: owner, mask and others; the group's own where there is no mask.
+func aclOfMode(list []byte, mode uint32) {
+	const userObj, groupObj, mask, other = 0x01, 0x04, 0x10, 0x20
+	if len(list) < 4 {
+		return
+	}
+	set := func(tag uint16, perm uint32) (found bool) {
+		for e := list[4:]; len(e) >= 8; e = e[8:] {
+			if binary.LittleEndian.Uint16(e) == tag {
+				binary.LittleEndian.PutUint16(e[2:], uint16(perm&7))
+				found = true
+			}
+		}
+		return found
+	}
+	set(userObj, mode>>6)
+	set(other, mode)
+	if !set(mask, mode>>3) {
+		set(groupObj, mode>>3)
+	}
 }
 
 // isCapMarked tells whether marks of files of this type are of the second form.
@@ -153,6 +215,11 @@ func markOwners(upper string, t *Owners) error {
 			}
 		}
 		err := WriteMark(procName(fd, name), true, o)
+		for _, a := range markedAttrs {
+			if value, ok := o.Xattrs[a]; ok && err == nil {
+				err = WriteMarkedAttr(procName(fd, name), a, []byte(value))
+			}
+		}
 		if fd != root {
 			unix.Close(fd)
 		}

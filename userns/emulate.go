@@ -23,12 +23,16 @@ type Owner struct {
 
 // Keeper keeps owners with the files that have them: what it was told must be true of the inode
 // for as long as that lives, whatever is renamed, linked, or copied up by overlay, and must be gone
-// with it. Both calls act on path on the calling thread, as getxattr(2) would: path may be relative
+// with it. The calls act on path on the calling thread, as getxattr(2) would: path may be relative
 // to a working directory that only this thread has, or be a magic link of /proc. A file that it
 // knows nothing of is root's. link: the last component, if it is a symlink, is meant itself.
 type Keeper interface {
 	Owner(path string, link bool) (Owner, bool)
 	SetOwner(path string, link bool, o Owner) error
+
+	// The same for an attribute that the kernel refuses; a value of nil is none.
+	Attr(path, name string) []byte
+	SetAttr(path, name string, value []byte) error
 }
 
 // An Emulator plays the kernel to containers that have one ID: it answers chown, mknod, setuid and
@@ -314,9 +318,24 @@ func (t *tracer) answer() reply {
 	case unix.SYS_OPENAT2:
 		return t.openat2(int32(a[0]), a[1], a[2], a[3])
 
-	case unix.SYS_SETXATTR, unix.SYS_LSETXATTR, unix.SYS_FSETXATTR,
-		unix.SYS_REMOVEXATTR, unix.SYS_LREMOVEXATTR, unix.SYS_FREMOVEXATTR:
-		return t.changeAttr(a[1])
+	case unix.SYS_SETXATTR:
+		return t.setAttr(unix.AT_FDCWD, a[0], 0)
+	case unix.SYS_LSETXATTR:
+		return t.setAttr(unix.AT_FDCWD, a[0], unix.AT_SYMLINK_NOFOLLOW)
+	case unix.SYS_FSETXATTR:
+		return t.setAttr(int32(a[0]), 0, unix.AT_EMPTY_PATH)
+	case unix.SYS_REMOVEXATTR:
+		return t.removeAttr(unix.AT_FDCWD, a[0], 0)
+	case unix.SYS_LREMOVEXATTR:
+		return t.removeAttr(unix.AT_FDCWD, a[0], unix.AT_SYMLINK_NOFOLLOW)
+	case unix.SYS_FREMOVEXATTR:
+		return t.removeAttr(int32(a[0]), 0, unix.AT_EMPTY_PATH)
+	case unix.SYS_GETXATTR:
+		return t.getAttr(unix.AT_FDCWD, a[0], 0)
+	case unix.SYS_LGETXATTR:
+		return t.getAttr(unix.AT_FDCWD, a[0], unix.AT_SYMLINK_NOFOLLOW)
+	case unix.SYS_FGETXATTR:
+		return t.getAttr(int32(a[0]), 0, unix.AT_EMPTY_PATH)
 	case unix.SYS_LISTXATTR:
 		return t.listAttrs(unix.AT_FDCWD, a[0], a[1], a[2], 0)
 	case unix.SYS_LLISTXATTR:

@@ -18,6 +18,7 @@ var notified = []int{
 	sysMknod, unix.SYS_MKNODAT, sysMkdir, unix.SYS_MKDIRAT, sysSymlink, unix.SYS_SYMLINKAT, sysCreat, unix.SYS_OPENAT2,
 	unix.SYS_SETXATTR, unix.SYS_LSETXATTR, unix.SYS_FSETXATTR,
 	unix.SYS_REMOVEXATTR, unix.SYS_LREMOVEXATTR, unix.SYS_FREMOVEXATTR,
+	unix.SYS_GETXATTR, unix.SYS_LGETXATTR, unix.SYS_FGETXATTR,
 	unix.SYS_LISTXATTR, unix.SYS_LLISTXATTR, unix.SYS_FLISTXATTR,
 	unix.SYS_CHROOT, unix.SYS_EXECVE, unix.SYS_EXECVEAT,
 }

@@ -92,8 +92,9 @@ type place struct {
 
 // newPlace finds the directory in which the caller makes a file and what the file's owner will be: the
 // caller's, the group that of the directory if that is setgid. With dir -1 and no errno it is root's, or
-// the call fails anyway: that the kernel can do. The caller closes dir.
-func (t *tracer) newPlace(dirfd int32, addr uint64, always bool) (p place, e unix.Errno) {
+// the call fails anyway: that the kernel can do. dir: it is a directory that is made, whose name may
+// end in slashes. always: root's files too. The caller closes place.dir.
+func (t *tracer) newPlace(dirfd int32, addr uint64, dir, always bool) (p place, e unix.Errno) {
 	p.dir = -1
 	raw, e := t.readString(addr, maxPath)
 	if e != 0 {
@@ -107,7 +108,7 @@ func (t *tracer) newPlace(dirfd int32, addr uint64, always bool) (p place, e uni
 	if i := bytes.LastIndexByte(name, '/'); i >= 0 {
 		parent, name = name[:i+1], name[i+1:]
 	}
-	if string(name) == "." || string(name) == ".." || len(raw) != len(bytes.TrimRight(raw, "/")) && !always {
+	if string(name) == "." || string(name) == ".." || raw[len(raw)-1] == '/' && !dir {
 		return p, 0
 	}
 	return t.placeIn(t.at(dirfd, parent), string(name), always)
@@ -187,7 +188,7 @@ func (t *tracer) making(p place, make func() error) reply {
 }
 
 func (t *tracer) mkdir(dirfd int32, addr uint64, mode uint32) reply {
-	p, e := t.newPlace(dirfd, addr, false)
+	p, e := t.newPlace(dirfd, addr, true, false)
 	if e != 0 || p.dir < 0 {
 		return orNative(e)
 	}
@@ -196,7 +197,7 @@ func (t *tracer) mkdir(dirfd int32, addr uint64, mode uint32) reply {
 }
 
 func (t *tracer) symlink(target uint64, dirfd int32, addr uint64) reply {
-	p, e := t.newPlace(dirfd, addr, false)
+	p, e := t.newPlace(dirfd, addr, false, false)
 	if e != 0 || p.dir < 0 {
 		return orNative(e)
 	}
@@ -222,7 +223,7 @@ func (t *tracer) mknod(dirfd int32, addr uint64, mode uint32, dev uint64) reply 
 			return failed(unix.EPERM)
 		}
 	}
-	p, e := t.newPlace(dirfd, addr, device)
+	p, e := t.newPlace(dirfd, addr, false, device)
 	if e != 0 || p.dir < 0 {
 		return orNative(e)
 	}
@@ -254,7 +255,7 @@ func (t *tracer) open(dirfd int32, addr uint64, flags int, mode uint32) reply {
 	if flags&unix.O_TMPFILE == unix.O_TMPFILE {
 		return t.tmpfile(dirfd, addr, flags, mode)
 	}
-	p, e := t.newPlace(dirfd, addr, false)
+	p, e := t.newPlace(dirfd, addr, false, false)
 	for range maxLinks {
 		if e != 0 || p.dir < 0 {
 			return native
@@ -265,6 +266,10 @@ func (t *tracer) open(dirfd int32, addr uint64, flags int, mode uint32) reply {
 			r := t.create(p, flags, mode)
 			unix.Close(p.dir)
 			return r
+		}
+		if err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && flags&unix.O_ACCMODE != unix.O_RDONLY && !t.mayWriteTo(p) {
+			unix.Close(p.dir)
+			return failed(unix.EACCES)
 		}
 		if err != nil || st.Mode&unix.S_IFMT != unix.S_IFLNK || flags&(unix.O_EXCL|unix.O_NOFOLLOW) != 0 {
 			break // it is there, or the kernel knows why not
@@ -393,4 +398,16 @@ func (t *tracer) mayWrite(c *ids, fd int, st *unix.Stat_t) bool {
 		need <<= 3
 	}
 	return st.Mode&need == need
+}
+
+// mayWriteTo is mayWrite for the file at p.
+func (t *tracer) mayWriteTo(p place) bool {
+	c, _, ok := t.who()
+	fd, err := unix.Openat(p.dir, p.name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if !ok || err != nil {
+		return true
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	return unix.Fstat(fd, &st) != nil || t.mayWrite(&c, fd, &st)
 }

@@ -2,6 +2,7 @@ package userns
 
 import (
 	"bytes"
+	"encoding/binary"
 
 	"golang.org/x/sys/unix"
 )
@@ -10,19 +11,148 @@ import (
 // container they do not exist.
 const KeeperAttrs = "user.mk."
 
-// changeAttr answers the calls that set and remove attributes: the kernel does it, but for ours.
-func (t *tracer) changeAttr(nameAddr uint64) reply {
-	name, e := t.readString(nameAddr, 256)
-	if e == 0 && bytes.HasPrefix(name, []byte(KeeperAttrs)) {
-		return failed(unix.EPERM)
+// The access control lists. The kernel refuses one that names a user or a group that is not mapped;
+// such a one is remembered. Those of the default kind are then in the layer, but new files do not
+// inherit them.
+const (
+	aclAccess  = "system.posix_acl_access"
+	aclDefault = "system.posix_acl_default"
+)
+
+// attrName reads the name of the attribute that a call is about, and tells whether it may be one that is
+// remembered.
+func (t *tracer) attrName() (name string, acl bool) {
+	b, e := t.readString(t.n.args[1], 256)
+	if e != 0 {
+		return "", false
 	}
-	return native
+	return string(b), string(b) == aclAccess || string(b) == aclDefault
 }
 
-// listAttrs answers the calls that list attributes, where ours would be among them.
+func isKeepers(name []byte) bool { return bytes.HasPrefix(name, []byte(KeeperAttrs)) }
+
+// openForAttr opens the file of such a call, if it is one whose attributes are remembered and the caller
+// may change them. fd -1 and no errno: let the kernel.
+func (t *tracer) openForAttr(dirfd int32, addr uint64, flags int) (fd int, st unix.Stat_t, e unix.Errno) {
+	path, link, e := t.locate(dirfd, addr, flags)
+	if e != 0 || !t.alive() {
+		return -1, st, 0
+	}
+	c, _, ok := t.who()
+	if fd, e = openPath(path, link); e != 0 || !ok {
+		return -1, st, 0
+	}
+	kind := uint32(0)
+	if unix.Fstat(fd, &st) == nil {
+		kind = st.Mode & unix.S_IFMT
+	}
+	if st.Dev != t.dev || kind != unix.S_IFREG && kind != unix.S_IFDIR {
+		unix.Close(fd)
+		return -1, st, 0
+	}
+	if o, _ := t.ownerOf(fd, &st); c.uid[fsID] != 0 && c.uid[fsID] != o.UID {
+		unix.Close(fd)
+		return -1, st, unix.EPERM
+	}
+	return fd, st, 0
+}
+
+// setAttr answers the calls that set an attribute: name, value, size and flags are its arguments.
+func (t *tracer) setAttr(dirfd int32, addr uint64, flags int) reply {
+	name, acl := t.attrName()
+	if isKeepers([]byte(name)) {
+		return failed(unix.EPERM)
+	}
+	size := t.n.args[3]
+	if !acl || size > 64<<10 {
+		return native
+	}
+	list := make([]byte, size)
+	if !t.read(t.n.args[2], list) {
+		return native
+	}
+	mode, foreign, ok := parseACL(list)
+	if !ok {
+		return native
+	}
+	fd, st, e := t.openForAttr(dirfd, addr, flags)
+	if fd < 0 {
+		return orNative(e)
+	}
+	defer unix.Close(fd)
+	file := byFD(fd)
+	if !foreign {
+		t.keeper.SetAttr(file, name, nil)
+		return native
+	}
+	if name == aclDefault && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return native
+	}
+	unix.Removexattr(file, name) // one that the kernel has is replaced
+	if name == aclAccess {
+		if err := unix.Chmod(file, st.Mode&0o7000|mode); err != nil {
+			return failed(errnoOf(err))
+		}
+	}
+	return failed(errnoOf(t.keeper.SetAttr(file, name, list)))
+}
+
+func (t *tracer) removeAttr(dirfd int32, addr uint64, flags int) reply {
+	name, acl := t.attrName()
+	if isKeepers([]byte(name)) {
+		return failed(unix.ENODATA)
+	}
+	if !acl {
+		return native
+	}
+	fd, _, e := t.openForAttr(dirfd, addr, flags)
+	if fd < 0 {
+		return orNative(e)
+	}
+	defer unix.Close(fd)
+	if t.keeper.Attr(byFD(fd), name) == nil {
+		return native
+	}
+	return failed(errnoOf(t.keeper.SetAttr(byFD(fd), name, nil)))
+}
+
+func (t *tracer) getAttr(dirfd int32, addr uint64, flags int) reply {
+	name, acl := t.attrName()
+	if isKeepers([]byte(name)) {
+		return failed(unix.ENODATA)
+	}
+	if !acl {
+		return native
+	}
+	path, link, e := t.locate(dirfd, addr, flags)
+	if e != 0 || link {
+		return native
+	}
+	list := t.keeper.Attr(path, name)
+	if list == nil {
+		return native
+	}
+	return t.giveBytes(list, t.n.args[2], t.n.args[3])
+}
+
+// giveBytes answers a call that fills a buffer of the caller, or with size 0 tells how much there is.
+func (t *tracer) giveBytes(b []byte, addr, size uint64) reply {
+	switch {
+	case size == 0 || len(b) == 0:
+	case size < uint64(len(b)):
+		return failed(unix.ERANGE)
+	default:
+		if e := t.write(addr, b); e != 0 {
+			return failed(e)
+		}
+	}
+	return value(int64(len(b)))
+}
+
+// listAttrs answers the calls that list attributes, where the keeper's would be among them.
 func (t *tracer) listAttrs(dirfd int32, addr, buf, size uint64, flags int) reply {
 	path, link, e := t.locate(dirfd, addr, flags)
-	if e != 0 || t.unknown(path, link) {
+	if e != 0 {
 		return native
 	}
 	fd, e := openPath(path, link)
@@ -36,25 +166,56 @@ func (t *tracer) listAttrs(dirfd int32, addr, buf, size uint64, flags int) reply
 	}
 	all := make([]byte, 64<<10) // XATTR_LIST_MAX
 	n, err := unix.Listxattr(byFD(fd), all)
-	if err != nil {
+	if err != nil || n == 0 {
 		return native
 	}
 	var list []byte
 	if kind := st.Mode & unix.S_IFMT; kind == unix.S_IFREG || kind == unix.S_IFDIR {
 		for name := range bytes.SplitAfterSeq(all[:n], []byte{0}) {
-			if !bytes.HasPrefix(name, []byte(KeeperAttrs)) {
+			if !isKeepers(name) {
 				list = append(list, name...)
 			}
 		}
-	}
-	switch {
-	case size == 0 || len(list) == 0:
-	case size < uint64(len(list)):
-		return failed(unix.ERANGE)
-	default:
-		if e := t.write(buf, list); e != 0 {
-			return failed(e)
+		for _, name := range []string{aclAccess, aclDefault} {
+			if t.keeper.Attr(byFD(fd), name) != nil {
+				list = append(append(list, name...), 0)
+			}
 		}
 	}
-	return value(int64(len(list)))
+	return t.giveBytes(list, buf, size)
+}
+
+// parseACL reads an access control list as setxattr takes it: version 2, then entries of tag,
+// permissions and ID. It gives the permissions that the file will have, and tells whether an entry
+// names anybody but root.
+func parseACL(list []byte) (mode uint32, foreign, ok bool) {
+	const userObj, user, groupObj, group, mask, other = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
+	if len(list) < 4 || (len(list)-4)%8 != 0 || binary.LittleEndian.Uint32(list) != 2 {
+		return 0, false, false
+	}
+	masked := false
+	for e := list[4:]; len(e) > 0; e = e[8:] {
+		perm := uint32(binary.LittleEndian.Uint16(e[2:]))
+		switch tag := binary.LittleEndian.Uint16(e); tag {
+		case userObj:
+			mode |= perm << 6
+		case groupObj:
+			if !masked {
+				mode |= perm << 3
+			}
+		case mask:
+			masked = true
+			mode = mode&^0o070 | perm<<3
+		case other:
+			mode |= perm
+		case user, group:
+			foreign = foreign || binary.LittleEndian.Uint32(e[4:]) != 0
+		default:
+			return 0, false, false
+		}
+		if perm > 7 {
+			return 0, false, false
+		}
+	}
+	return mode, foreign, true
 }

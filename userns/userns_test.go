@@ -96,7 +96,12 @@ var scenarios = map[string]func(in *Inside) int{
 
 func TestMain(m *testing.M) {
 	name := os.Getenv(scenarioEnv)
+	for subject := range subjects {
+		scenarios["emulate "+subject] = func(*Inside) int { return emulate(subject) }
+	}
 	switch {
+	case os.Getenv(subjectEnv) != "":
+		beSubject(os.Getenv(subjectEnv))
 	case StageOf(os.Args[0]) == StageInside:
 		in, err := Arrive()
 		if err != nil {

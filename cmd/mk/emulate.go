@@ -36,3 +36,9 @@ func (marks) Owner(path string, link bool) (userns.Owner, bool) {
 func (marks) SetOwner(path string, link bool, o userns.Owner) error {
 	return snapshot.WriteMark(path, link, snapshot.Owner{UID: o.UID, GID: o.GID, Mode: o.Mode, Rdev: o.Rdev})
 }
+
+func (marks) Attr(path, name string) []byte { return snapshot.ReadMarkedAttr(path, name) }
+
+func (marks) SetAttr(path, name string, value []byte) error {
+	return snapshot.WriteMarkedAttr(path, name, value)
+}

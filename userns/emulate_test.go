@@ -1,0 +1,333 @@
+package userns
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// attrKeeper keeps owners in an attribute, of regular files and directories only.
+type attrKeeper struct{}
+
+const testAttr = "user.test.owner"
+
+func (attrKeeper) Owner(path string, link bool) (o Owner, ok bool) {
+	get := unix.Getxattr
+	if link {
+		get = unix.Lgetxattr
+	}
+	var b [64]byte
+	n, err := get(path, testAttr, b[:])
+	if err != nil {
+		return o, false
+	}
+	_, err = fmt.Sscan(string(b[:n]), &o.UID, &o.GID, &o.Mode, &o.Rdev)
+	return o, err == nil
+}
+
+func (attrKeeper) SetOwner(path string, link bool, o Owner) error {
+	return unix.Setxattr(path, testAttr, fmt.Append(nil, o.UID, " ", o.GID, " ", o.Mode, " ", o.Rdev), 0)
+}
+
+func (attrKeeper) Attr(path, name string) []byte                 { return nil }
+func (attrKeeper) SetAttr(path, name string, value []byte) error { return unix.EOPNOTSUPP }
+
+// subjectEnv names what the process does that is served, behind the filter and in its root.
+const subjectEnv = "MK_USERNS_TEST_SUBJECT"
+
+// emulate is stage inside: it serves a subject, and looks at what is outside of the subject's root.
+func emulate(name string) int {
+	die := func(err error) int { fmt.Println("skip:", err); return 0 }
+	dir, err := os.MkdirTemp("", "emulate")
+	if err != nil {
+		return die(err)
+	}
+	defer os.RemoveAll(dir)
+	outside := filepath.Join(dir, "outside")
+	os.WriteFile(outside, nil, 0o600)
+	if err := unix.Setxattr(outside, "user.test.probe", []byte("x"), 0); err != nil {
+		return die(fmt.Errorf("attributes in %s: %w", dir, err))
+	}
+	root := filepath.Join(dir, "root")
+	os.MkdirAll(root+"/bin", 0o755)
+	if busybox, err := os.ReadFile("/bin/busybox"); err == nil {
+		os.WriteFile(root+"/bin/busybox", busybox, 0o755)
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return die(err)
+	}
+	theirs := os.NewFile(uintptr(pair[1]), "socket")
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = []string{subjectEnv + "=" + name, "ROOT=" + root}
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout
+	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return die(err)
+	}
+	theirs.Close()
+	oob := make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := unix.Recvmsg(pair[0], make([]byte, 1), oob, unix.MSG_CMSG_CLOEXEC)
+	if err != nil || n == 0 {
+		cmd.Wait()
+		return die(fmt.Errorf("no listener: %v", err))
+	}
+	msgs, _ := unix.ParseSocketControlMessage(oob[:n])
+	fds, _ := unix.ParseUnixRights(&msgs[0])
+	at, _ := os.Open(root)
+	stop, err := NewEmulator(attrKeeper{}).Serve(os.NewFile(uintptr(fds[0]), "listener"), cmd.Process.Pid, at)
+	if err != nil {
+		fmt.Println("serve:", err)
+		return 1
+	}
+	unix.Write(pair[0], []byte("go"))
+	err = cmd.Wait()
+	stop()
+	if err != nil {
+		fmt.Println("subject:", err)
+		return 1
+	}
+	if _, ok := (attrKeeper{}).Owner(outside, true); ok {
+		fmt.Println("a file outside of the root was changed")
+		return 1
+	}
+	return 0
+}
+
+// beSubject is a process like a container's: another root, the filter, and then the calls.
+func beSubject(name string) {
+	check := func(err error) {
+		if err != nil {
+			fmt.Println("skip:", err)
+			os.Exit(0)
+		}
+	}
+	check(unix.Chroot(os.Getenv("ROOT")))
+	check(unix.Chdir("/"))
+	f := EmulationFilter()
+	prog := unix.SockFprog{Len: uint16(len(f) / 8), Filter: (*unix.SockFilter)(unsafe.Pointer(&f[0]))}
+	const tsyncESRCH = 1 << 4
+	fd, _, e := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
+		unix.SECCOMP_FILTER_FLAG_NEW_LISTENER|unix.SECCOMP_FILTER_FLAG_TSYNC|tsyncESRCH, uintptr(unsafe.Pointer(&prog)))
+	if e != 0 {
+		check(e)
+	}
+	check(unix.Sendmsg(3, []byte("l"), unix.UnixRights(int(fd)), nil, 0))
+	unix.Close(int(fd))
+	unix.Read(3, make([]byte, 2))
+	if problem := subjects[name](); problem != "" {
+		fmt.Println("problem:", problem)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func owners(path string) string {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return err.Error()
+	}
+	return fmt.Sprintf("%d:%d", st.Uid, st.Gid)
+}
+
+// expect is a table of calls: got, want, got, want…
+func expect(pairs ...any) string {
+	var wrong []string
+	for i := 0; i < len(pairs); i += 2 {
+		if got, want := fmt.Sprint(pairs[i]), fmt.Sprint(pairs[i+1]); got != want {
+			wrong = append(wrong, fmt.Sprintf("%d: %s, want %s", i/2, got, want))
+		}
+	}
+	return strings.Join(wrong, "; ")
+}
+
+func touch(name string) string { os.WriteFile(name, nil, 0o644); return name }
+
+// chownAt is fchownat with whatever is at addr.
+func chownAt(addr unsafe.Pointer, uid int) unix.Errno {
+	_, _, e := unix.Syscall6(unix.SYS_FCHOWNAT, ^uintptr(99), uintptr(addr), uintptr(uid), uintptr(uid), 0, 0)
+	return e
+}
+
+var subjects = map[string]func() string{
+	"calls": func() string {
+		touch("f")
+		os.Mkdir("d", 0o755)
+		dir, _ := unix.Open("d", unix.O_RDONLY, 0)
+		path, _ := unix.Open("f", unix.O_PATH, 0)
+		return expect(
+			unix.Chown("f", 33, 34), nil, owners("f"), "33:34",
+			unix.Fchown(dir, 5, -1), nil, owners("d"), "5:0",
+			unix.Fchownat(dir, touch("d/x")[2:], 6, 7, 0), nil, owners("d/x"), "6:7",
+			unix.Fchownat(path, "", 8, 9, unix.AT_EMPTY_PATH), nil, owners("f"), "8:9",
+			unix.Fchownat(path, "", 8, 9, 0), unix.ENOENT,
+			unix.Fchownat(dir, "x", 1, 1, 0x40), unix.EINVAL,
+			unix.Fchownat(99, "x", 1, 1, 0), unix.ENOENT, // the kernel says EBADF
+			unix.Chown("missing", 1, 1), unix.ENOENT,
+			unix.Chown("f/x", 1, 1), unix.ENOTDIR,
+			unix.Mknod("null", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))), nil,
+			unix.Mknod("whiteout", unix.S_IFCHR, 0), unix.EPERM,
+			unix.Setxattr("f", KeeperAttrs+"owner", []byte("0:0"), 0), unix.EPERM,
+			unix.Setgroups([]int{44, 5}), nil,
+			unix.Setresgid(-1, 7, -1), nil, unix.Getegid(), 7, unix.Getgid(), 0,
+			unix.Setresuid(33, 33, 0), nil, unix.Geteuid(), 33,
+			unix.Setgroups(nil), unix.EPERM,
+			unix.Chown("f", 33, 33), unix.EPERM,
+			unix.Setresuid(-1, 0, -1), nil, unix.Geteuid(), 0,
+			unix.Setuid(33), nil, unix.Setuid(0), unix.EPERM, unix.Setreuid(-1, 34), unix.EPERM,
+			unix.Getuid(), 33,
+		)
+	},
+	"groups": func() string {
+		unix.Setgroups([]int{44, 5})
+		list, err := unix.Getgroups()
+		_, _, small := unix.Syscall(unix.SYS_GETGROUPS, 1, uintptr(unsafe.Pointer(new([2]uint32))), 0)
+		_, _, bad := unix.Syscall(unix.SYS_SETGROUPS, 3, 8, 0)
+		return expect(list, []int{5, 44}, err, nil, small, unix.EINVAL, bad, unix.EFAULT)
+	},
+	// The path changes under the supervisor's eyes.
+	"racing memory": func() string {
+		touch("in")
+		paths := [][]byte{[]byte("/in\x00"), []byte("/../../../../../outside\x00"), []byte("../outside\x00"), []byte("/link\x00")}
+		os.Symlink("../../outside", "link")
+		var buf [64]byte
+		var done atomic.Bool
+		var racers sync.WaitGroup
+		racers.Go(func() {
+			for i := 0; !done.Load(); i++ {
+				copy(buf[:], paths[i%len(paths)])
+			}
+		})
+		for i := range 3000 {
+			chownAt(unsafe.Pointer(&buf), i%50)
+		}
+		done.Store(true)
+		racers.Wait()
+		return expect(unix.Chown("in", 3, 3), nil, owners("in"), "3:3")
+	},
+	"symlink swaps": func() string {
+		os.Mkdir("a", 0o755)
+		touch("a/outside")
+		os.Symlink("..", "b")
+		var done atomic.Bool
+		var racers sync.WaitGroup
+		racers.Go(func() {
+			for !done.Load() {
+				unix.Renameat2(unix.AT_FDCWD, "a", unix.AT_FDCWD, "b", unix.RENAME_EXCHANGE)
+			}
+		})
+		unix.Setresgid(50, 50, 0)
+		unix.Setresuid(1000, 1000, 0)
+		for i := range 2000 {
+			unix.Chown("a/outside", 7, 7)
+			if fd, err := unix.Open(fmt.Sprintf("a/../../outside%d", i%5), unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY, 0o600); err == nil {
+				unix.Close(fd)
+			}
+			unix.Mkdir("a/dir", 0o755)
+		}
+		done.Store(true)
+		racers.Wait()
+		return ""
+	},
+	"bad pointers": func() string {
+		page := os.Getpagesize()
+		mem, _ := unix.Mmap(-1, 0, 3*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+		unix.Mprotect(mem[2*page:], unix.PROT_NONE)
+		for i := range mem[:2*page] {
+			mem[i] = 'a'
+		}
+		copy(mem[2*page-3:2*page], "/f\x00") // ends where the memory does
+		touch("f")
+		unix.Chown("f", 1, 1)
+		_, _, readOnly := unix.Syscall6(sysFstatat, ^uintptr(99), uintptr(unsafe.Pointer(&mem[2*page-3])), uintptr(unsafe.Pointer(&mem[2*page])), 0, 0, 0)
+		return expect(
+			chownAt(unsafe.Pointer(&mem[2*page-3]), 2), unix.Errno(0), owners("f"), "2:2",
+			chownAt(unsafe.Pointer(&mem[2*page-100]), 2), unix.ENOENT, // aaa…/f
+			chownAt(unsafe.Pointer(&mem[0]), 2), unix.ENAMETOOLONG,
+			chownAt(unsafe.Pointer(&mem[2*page]), 2), unix.EFAULT,
+			chownAt(nil, 2), unix.EFAULT,
+			readOnly, unix.EFAULT,
+		)
+	},
+	// Nobody may make the supervisor wait: not by a fifo that has no reader.
+	"fifo": func() string {
+		unix.Mkfifo("p", 0o666)
+		unix.Setresgid(50, 50, 0)
+		unix.Setresuid(1000, 1000, 0)
+		go unix.Open("p", unix.O_CREAT|unix.O_WRONLY, 0o600)
+		time.Sleep(20 * time.Millisecond)
+		begin := time.Now()
+		for range 10 {
+			unix.Getuid()
+		}
+		return expect(time.Since(begin) < time.Second, true)
+	},
+	"killed targets": func() string {
+		if _, err := os.Stat("/bin/busybox"); err != nil {
+			return ""
+		}
+		touch("f")
+		var all sync.WaitGroup
+		for range 40 {
+			all.Go(func() {
+				cmd := exec.Command("/bin/busybox", "sh", "-c", "while :; do busybox chown 3 /f; done")
+				cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stdout
+				cmd.Start()
+				time.Sleep(time.Duration(20+cmd.Process.Pid%50) * time.Millisecond)
+				cmd.Process.Kill()
+				cmd.Wait()
+			})
+		}
+		all.Wait()
+		return expect(unix.Chown("f", 4, 4), nil, owners("f"), "4:4")
+	},
+	"many identities": func() string {
+		var last error
+		for i := range maxIdentities + 10 {
+			if last = unix.Setgroups([]int{i}); last != nil {
+				break
+			}
+		}
+		return expect(last, unix.EAGAIN, unix.Getuid(), 0)
+	},
+	"identity is inherited": func() string {
+		if _, err := os.Stat("/bin/busybox"); err != nil {
+			return ""
+		}
+		unix.Setgid(34)
+		unix.Setuid(33)
+		cmd := exec.Command("/bin/busybox", "sh", "-c", "busybox id -u; (busybox id -g; ulimit -a | busybox grep locks)")
+		cmd.Stdin = os.Stdin // there is no /dev/null
+		out, err := cmd.CombinedOutput()
+		words := append(strings.Fields(string(out)), "", "", "")
+		return expect(err, nil, words[0], 33, words[1], 34, words[len(words)-4], "unlimited")
+	},
+}
+
+// TestEmulator has every subject answered, in mode single.
+func TestEmulator(t *testing.T) {
+	need(t, Single)
+	for name := range subjects {
+		t.Run(name, func(t *testing.T) {
+			cmd := host(t, "emulate "+name, Single)
+			out, err := cmd.Output()
+			if err != nil {
+				t.Fatalf("%v\n%s%s", err, out, cmd.Stderr)
+			}
+			if strings.HasPrefix(string(out), "skip: ") {
+				t.Skip(string(out))
+			}
+		})
+	}
+}
