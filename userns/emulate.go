@@ -54,6 +54,22 @@ type Keeper interface {
 // descriptor of that lookup. Strings are read once. Only on the device of the container's root are
 // owners kept; what the container got from outside belongs to the caller and stays so.
 //
+// What it costs, in µs, on Linux 6.18 and a busy machine of two cores, the fastest of many batches
+// (the same in C, doing nothing: 4.2 for a value, 4.5 for going on):
+//
+//	                      native   answered
+//	getppid, not seen       0.17       0.18
+//	getuid                  0.14        5.9
+//	stat, file of root       1.0       12.5   5.9 there and back, 1.1 to read the path, the rest is two lookups
+//	fstat, file of root      0.5       14.4   /proc/PID/fd/N is looked up twice
+//	stat, file of another    1.1       21.7
+//	chown                    4         29
+//	open that may create     4         18
+//	20,000 files by tar     80        320
+//
+// A table of names that are known to be root's would save the lookups; it would have to see every
+// rename. Not looking at stat at all would save most: then chown would be forgotten by ls.
+//
 // Emulator may serve many containers at once.
 type Emulator struct {
 	keeper Keeper
