@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -151,8 +152,9 @@ func (e *engine) target(ctx context.Context, plan *Plan) (*Result, error) {
 	var chain []*Node
 	t := target.Tree
 	for ; t.Node != nil; t = t.Node.Parent {
-		chain = append([]*Node{t.Node}, chain...)
+		chain = append(chain, t.Node)
 	}
+	slices.Reverse(chain)
 	if t.Image != nil {
 		e.showBase(t.Image)
 		for _, l := range t.Image.Layers() {

@@ -281,16 +281,9 @@ func (c *copyStep) owner(root *os.File) (*CopyOwner, error) {
 	if chown == "" {
 		return nil, nil
 	}
-	name, group, hasGroup := strings.Cut(chown, ":")
-	if n, err := strconv.ParseUint(name, 10, 32); err == nil && !hasGroup {
-		return &CopyOwner{UID: uint32(n), GID: uint32(n)}, nil
-	}
-	if hasGroup && group == "" {
-		chown = name
-	}
-	u, _, err := container.LookupUser(root, chown)
+	uid, gid, err := container.LookupIDs(root, chown)
 	if err != nil {
-		return nil, fmt.Errorf("--chown=%s: %w", c.step.Chown, err)
+		return nil, fmt.Errorf("--chown=%s: %w", chown, err)
 	}
-	return &CopyOwner{UID: u.UID, GID: u.GID}, nil
+	return &CopyOwner{UID: uid, GID: gid}, nil
 }

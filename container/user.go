@@ -52,14 +52,11 @@ func LookupUser(root *os.File, spec string) (_ User, home string, err error) {
 // LookupIDs resolves the value of --chown, "user[:group]", where a missing group is the user's
 // own only by name: for a number it is the same number.
 func LookupIDs(root *os.File, spec string) (uid, gid uint32, err error) {
-	u, _, err := LookupUser(root, spec)
-	if err != nil {
-		return 0, 0, err
-	}
-	if n, err := strconv.ParseUint(spec, 10, 32); err == nil {
+	if n, err := strconv.ParseUint(spec, 10, 32); err == nil { // nothing of the image's to ask
 		return uint32(n), uint32(n), nil
 	}
-	return u.UID, u.GID, nil
+	u, _, err := LookupUser(root, spec)
+	return u.UID, u.GID, err
 }
 
 // readAccounts reads a file of accounts that the image's author wrote. It may be a symlink out of
