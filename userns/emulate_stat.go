@@ -102,25 +102,32 @@ func (t *tracer) unknown(path string, link bool) bool {
 	return !known
 }
 
-// stat answers stat, lstat, fstat and newfstatat. Most files are root's: for them the kernel does it.
-func (t *tracer) stat(dirfd int32, addr, buf uint64, flags int) reply {
+// remembered opens the file that a stat is about (O_PATH) if it has an owner that only the keeper
+// knows. Most files are root's: for them, and for what cannot be opened, the kernel answers.
+func (t *tracer) remembered(dirfd int32, addr uint64, flags int) (fd int, st unix.Stat_t, o Owner, ok bool) {
 	path, link, e := t.locate(dirfd, addr, flags)
 	if e != 0 || t.unknown(path, link) {
-		return native
+		return -1, st, o, false
 	}
-	fd, e := openPath(path, link)
-	if e != 0 {
-		return native
+	if fd, e = openPath(path, link); e != 0 {
+		return -1, st, o, false
 	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	if unix.Fstat(fd, &st) != nil {
-		return native
+	if unix.Fstat(fd, &st) == nil {
+		if o, ok = t.ownerOf(fd, &st); ok {
+			return fd, st, o, true
+		}
 	}
-	o, ok := t.ownerOf(fd, &st)
+	unix.Close(fd)
+	return -1, st, o, false
+}
+
+// stat answers stat, lstat, fstat and newfstatat.
+func (t *tracer) stat(dirfd int32, addr, buf uint64, flags int) reply {
+	fd, st, o, ok := t.remembered(dirfd, addr, flags)
 	if !ok {
 		return native
 	}
+	unix.Close(fd)
 	st.Uid, st.Gid = o.UID, o.GID
 	if o.Mode != 0 {
 		st.Mode = o.Mode | st.Mode&0o7777
@@ -132,22 +139,13 @@ func (t *tracer) stat(dirfd int32, addr, buf uint64, flags int) reply {
 const statxSync = 0x6000 // AT_STATX_SYNC_TYPE
 
 func (t *tracer) statx(dirfd int32, addr uint64, flags int, mask uint32, buf uint64) reply {
-	path, link, e := t.locate(dirfd, addr, flags)
-	if e != 0 || t.unknown(path, link) {
-		return native
-	}
-	fd, e := openPath(path, link)
-	if e != 0 {
+	fd, _, o, ok := t.remembered(dirfd, addr, flags)
+	if !ok {
 		return native
 	}
 	defer unix.Close(fd)
-	var st unix.Stat_t
 	var stx unix.Statx_t
-	if unix.Fstat(fd, &st) != nil {
-		return native
-	}
-	o, ok := t.ownerOf(fd, &st)
-	if !ok || unix.Statx(fd, "", flags&statxSync|unix.AT_EMPTY_PATH, int(mask), &stx) != nil {
+	if unix.Statx(fd, "", flags&statxSync|unix.AT_EMPTY_PATH, int(mask), &stx) != nil {
 		return native
 	}
 	stx.Uid, stx.Gid = o.UID, o.GID
