@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"strings"
 	"text/tabwriter"
 	"text/template"
@@ -134,7 +135,7 @@ func imageFilter(args, filters []string) (func(image.Summary) bool, error) {
 				return false
 			}
 			for _, name := range []string{s.Reference.Familiar(), s.Reference.FamiliarRepository(), s.Reference.String(), s.Reference.Repository()} {
-				if ok, _ := pathMatch(pattern, name); ok {
+				if ok, _ := path.Match(pattern, name); ok {
 					return true
 				}
 			}

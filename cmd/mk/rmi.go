@@ -45,10 +45,9 @@ func newRmi(a *app) *cobra.Command {
 
 // removeImage takes one name away or, given an ID, the image with its name.
 func (s *store) removeImage(name string, force bool) error {
-	if d, err := s.images.Untag(name); err == nil {
+	if _, err := s.images.Untag(name); err == nil {
 		ref, _ := image.ParseReference(name)
 		fmt.Println("Untagged:", ref.Familiar())
-		_ = d
 		return nil
 	} else if !errors.Is(err, image.ErrNotFound) {
 		return err

@@ -1,10 +1,6 @@
 package main
 
-import (
-	"path"
-
-	"github.com/spf13/cobra"
-)
+import "github.com/spf13/cobra"
 
 func newTag(a *app) *cobra.Command {
 	return &cobra.Command{
@@ -29,6 +25,3 @@ func newTag(a *app) *cobra.Command {
 		},
 	}
 }
-
-// pathMatch is path.Match in which a pattern without a wildcard is a name.
-func pathMatch(pattern, name string) (bool, error) { return path.Match(pattern, name) }
