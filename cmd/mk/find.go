@@ -198,14 +198,10 @@ func contextName(word string, platform *ocispec.Platform) (string, *ocispec.Plat
 
 // statCache is the cache of file digests of one directory.
 func (s *store) statCache(dir string) *builder.StatCache {
-	abs, err := filepath.Abs(dir)
-	if err == nil {
-		abs, err = filepath.EvalSymlinks(abs)
+	if abs, err := filepath.Abs(dir); err == nil {
+		dir = realPath(abs)
 	}
-	if err != nil {
-		abs = dir
-	}
-	return builder.OpenStatCache(s.path("stat"), abs)
+	return builder.OpenStatCache(s.path("stat"), dir)
 }
 
 // fetched is what was got from URLs and git repositories.

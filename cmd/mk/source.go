@@ -119,7 +119,8 @@ func exists(path string) bool {
 
 // openContext opens a directory that COPY takes from, with the ignore file that
 // goes with the recipe: <recipe>.dockerignore beside it, else .dockerignore in
-// the directory. The caller closes Root.
+// the directory. mk's own store is never part of a context: a build changes it
+// while it reads. The caller closes Root.
 func openContext(dir string, recipePath string) (*builder.Files, error) {
 	root, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -150,5 +151,37 @@ func openContext(dir string, recipePath string) (*builder.Files, error) {
 		}
 		break
 	}
+	if store, ok := storeBelow(dir); ok {
+		files.Ignore = append(files.Ignore, store) // the last match wins
+	}
 	return files, nil
 }
+
+// storeBelow gives the pattern of an ignore file that matches mk's store, if
+// that is in the directory: in $HOME it is, by default.
+func storeBelow(dir string) (pattern string, ok bool) {
+	root, err := rootDir()
+	if err != nil {
+		return "", false // opening the store says so
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return "", false
+	}
+	rel, err := filepath.Rel(realPath(dir), realPath(root))
+	if err != nil || rel == "." || !filepath.IsLocal(rel) {
+		return "", false
+	}
+	return patternQuoter.Replace(rel), true
+}
+
+// realPath is a path without symlinks. What does not exist yet, as the store
+// before the first build, has none.
+func realPath(path string) string {
+	if real, err := filepath.EvalSymlinks(path); err == nil || path == "/" {
+		return real
+	}
+	return filepath.Join(realPath(filepath.Dir(path)), filepath.Base(path))
+}
+
+// patternQuoter makes a pattern that matches a path and nothing else.
+var patternQuoter = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`, `!`, `\!`)
