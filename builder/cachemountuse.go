@@ -10,6 +10,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"mk/snapshot"
 )
 
 // lockCaches takes the caches of a step, each once however many mounts show it,
@@ -77,10 +79,14 @@ func (r *runStep) fillCache(ctx context.Context, m *runMount, dir *os.File) erro
 		}
 		mode, uid, gid = m.top()
 		into := CopyInto{Root: dir, Dest: "/"}
+		owners := snapshot.NewOwners()
 		if r.Trees.Remembers() {
-			into.Owner, uid, gid = &CopyOwner{}, 0, 0
+			into.Owners, into.Remember = owners, true
 		}
 		if err := m.sel.CopyTo(ctx, into); err != nil {
+			return err
+		}
+		if err := snapshot.MarkOwners(fmt.Sprintf("/proc/self/fd/%d/.", dir.Fd()), owners); err != nil {
 			return err
 		}
 	}
@@ -98,18 +104,24 @@ func (r *runStep) fillCache(ctx context.Context, m *runMount, dir *os.File) erro
 	return unix.Fchmodat(int(dir.Fd()), ".", mode&0o7777, 0) // whatever the umask
 }
 
-// giveAway changes the owner of something that a step is shown. Where only one ID
-// is mapped it stays root's, with a notice.
+// giveAway changes the owner of something that a step is shown. Where only one ID is
+// mapped the file is marked; one that cannot be stays root's, with a notice.
 func (e *engine) giveAway(dir int, name string, uid, gid uint32) error {
 	if uid == 0 && gid == 0 {
 		return nil
 	}
-	err := unix.Fchownat(dir, name, int(uid), int(gid), unix.AT_SYMLINK_NOFOLLOW)
-	if e.Trees.Remembers() && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPERM)) {
-		e.notice("only one ID is mapped: what --mount gives to another user stays root's")
-		return nil
+	if e.Trees.Remembers() {
+		if dir != unix.AT_FDCWD {
+			name = fmt.Sprintf("/proc/self/fd/%d/%s", dir, name)
+		}
+		err := snapshot.WriteMark(name, true, snapshot.Owner{UID: uid, GID: gid})
+		if errors.Is(err, unix.EOPNOTSUPP) { // a tmpfs before Linux 6.6
+			e.notice("only one ID is mapped, and the kernel keeps no attributes here: what --mount gives to another user stays root's")
+			return nil
+		}
+		return err
 	}
-	if err != nil {
+	if err := unix.Fchownat(dir, name, int(uid), int(gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return fmt.Errorf("chown to %d:%d: %w", uid, gid, err)
 	}
 	return nil

@@ -222,7 +222,7 @@ func (r *runStep) addMounts(ctx context.Context, spec *container.Spec, held *run
 			}
 			trees = append(trees, mount)
 		case "cache":
-			trees = append(trees, container.Mount{Type: container.Bind, File: caches[m], Dest: m.target, ReadOnly: m.ReadOnly})
+			trees = append(trees, container.Mount{Type: container.Bind, File: caches[m], Dest: m.target, ReadOnly: m.ReadOnly, Owned: true})
 		case "tmpfs":
 			mount := container.Mount{Type: container.Tmpfs, Dest: m.target, ReadOnly: m.ReadOnly, NoSuid: true}
 			if m.Size > 0 {

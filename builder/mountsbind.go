@@ -36,7 +36,7 @@ func (r *runStep) bind(ctx context.Context, m *runMount, held *runHeld) (mount c
 		return mount, err
 	}
 	held.add(tree.Close)
-	mount = container.Mount{Type: container.Attach, File: tree, Dest: m.target, ReadOnly: m.ReadOnly}
+	mount = container.Mount{Type: container.Attach, File: tree, Dest: m.target, ReadOnly: m.ReadOnly, Owned: true}
 	if source == "/" {
 		return mount, nil
 	}
@@ -109,7 +109,7 @@ func (r *runStep) copyInto(ctx context.Context, draft *snapshot.Draft, m *runMou
 	defer root.Close()
 	into := CopyInto{Root: root, Dest: dest}
 	if r.Trees.Remembers() {
-		into.Owners = draft.Owners()
+		into.Owners, into.Remember = draft.Owners(), true
 	}
 	if err := m.sel.CopyTo(ctx, into); err != nil {
 		return err

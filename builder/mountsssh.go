@@ -40,7 +40,7 @@ func (r *runStep) ssh(m *runMount, spec *container.Spec, held *runHeld) ([]conta
 		spec.Env = append(spec.Env, "SSH_AUTH_SOCK="+m.target)
 	}
 	return []container.Mount{{
-		Type: container.Bind, Source: path, Dest: m.target, NoSuid: true, NoDev: true, NoExec: true,
+		Type: container.Bind, Source: path, Dest: m.target, NoSuid: true, NoDev: true, NoExec: true, Owned: true,
 	}}, nil
 }
 

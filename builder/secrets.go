@@ -96,6 +96,6 @@ func (r *runStep) secret(m *runMount, spec *container.Spec, held *runHeld) ([]co
 		return nil, fmt.Errorf("secret %s: %w", m.ID, err)
 	}
 	return []container.Mount{{
-		Type: container.Bind, Source: file.Name(), Dest: m.target, ReadOnly: true, NoSuid: true, NoDev: true, NoExec: true,
+		Type: container.Bind, Source: file.Name(), Dest: m.target, ReadOnly: true, NoSuid: true, NoDev: true, NoExec: true, Owned: true,
 	}}, nil
 }

@@ -39,11 +39,12 @@ type Spec struct {
 	// Notify is another filter, of calls that a process outside is to answer; it is installed
 	// before the command becomes its user, so that it sees that too. Listener is called, by Start,
 	// with the descriptor through which they come (seccomp_unotify(2)), which it takes over, and
-	// the pid of init as Start sees it; whoever calls waits until somebody answers. stop is called
+	// the pid of init as Start sees it, and the mounts that are Owned, which stay Start's; whoever
+	// calls waits until somebody answers. stop is called
 	// when pid 1 has ended: when it returns, nobody may be in the container's mounts any more.
 	// Where the kernel refuses, Listener is not called, and a notice says so.
 	Notify   Filter
-	Listener func(listener *os.File, pid int) (stop func(), err error) `json:"-"`
+	Listener func(listener *os.File, pid int, owned []*os.File) (stop func(), err error) `json:"-"`
 
 	Namespaces Namespaces
 	Terminal   *Size         // non-nil: a pty of this size in the container's devpts; see Process.Terminal
@@ -93,6 +94,7 @@ type Mount struct {
 	Data   string   // Tmpfs: options of the file system
 
 	ReadOnly, NoSuid, NoDev, NoExec bool
+	Owned                           bool // mk's own files: the Listener may keep owners with them
 	Optional                        bool // where the kernel refuses, the container goes without, silently
 }
 

@@ -88,7 +88,7 @@ func Start(ctx context.Context, spec *Spec, root *os.File, stdio IO) (_ *Process
 		grace = defaultGrace
 	}
 	p.unwatch = context.AfterFunc(ctx, func() { p.end(grace) })
-	if err := p.listen(control, spec.Listener); err != nil {
+	if err := p.listen(control, spec, sources); err != nil {
 		p.unwatch()
 		p.proc.Kill()
 		p.wait()
@@ -189,7 +189,13 @@ func writeOrders(spec *Spec, sources []*os.File) (*os.File, error) {
 }
 
 // listen takes what init has to say, until it has exec'd or failed.
-func (p *Process) listen(control *os.File, listener func(*os.File, int) (func(), error)) (err error) {
+func (p *Process) listen(control *os.File, spec *Spec, sources []*os.File) (err error) {
+	var owned []*os.File
+	for i, m := range spec.Mounts {
+		if m.Owned && sources[i] != nil {
+			owned = append(owned, sources[i])
+		}
+	}
 	for {
 		packet, file, err := receive(control)
 		switch {
@@ -202,7 +208,7 @@ func (p *Process) listen(control *os.File, listener func(*os.File, int) (func(),
 		case packet.Terminal:
 			p.terminal = file
 		case packet.Listener:
-			if p.stopListener, err = listener(file, p.Pid()); err != nil {
+			if p.stopListener, err = spec.Listener(file, p.Pid(), owned); err != nil {
 				return err
 			}
 		default:

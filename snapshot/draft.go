@@ -34,7 +34,7 @@ type Draft struct {
 // NewDraft starts a tree that looks like parent; nil is the empty tree. The
 // caller ends it, usually with a deferred Discard.
 func (s *Store) NewDraft(parent *Snapshot) (*Draft, error) {
-	d := &Draft{store: s, id: newID(), owners: newOwners()}
+	d := &Draft{store: s, id: newID(), owners: NewOwners()}
 	d.dir = s.path("drafts", string(d.id))
 	// The shared lock keeps Remove away until the draft holds its own and
 	// names its parent.
@@ -163,7 +163,7 @@ func (d *Draft) commit() (*Snapshot, error) {
 		}
 	}
 	if d.store.remember {
-		if err := markOwners(d.Upper(), d.owners); err != nil {
+		if err := MarkOwners(d.Upper(), d.owners); err != nil {
 			return nil, fmt.Errorf("owners: %w", err)
 		}
 	}

@@ -198,8 +198,8 @@ func isCapMark(value string) bool {
 	return len(value) == 20 && word(2) == markMagic && word(4) == markMagic
 }
 
-// markOwners marks the files of upper that the table says something of.
-func markOwners(upper string, t *Owners) error {
+// MarkOwners marks the files below the directory upper that the table says something of.
+func MarkOwners(upper string, t *Owners) error {
 	root, err := openAt(unix.AT_FDCWD, upper, oDir, 0)
 	if err != nil {
 		return err

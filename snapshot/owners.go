@@ -48,7 +48,8 @@ type Owners struct {
 	table map[string]Owner
 }
 
-func newOwners() *Owners { return &Owners{table: make(map[string]Owner)} }
+// NewOwners is an empty table.
+func NewOwners() *Owners { return &Owners{table: make(map[string]Owner)} }
 
 // cleanPath is the form in which paths are keys of the table.
 func cleanPath(p string) string {
@@ -201,7 +202,7 @@ func (t *Owners) write(w io.Writer) error {
 
 // readOwners reads a table; a file that does not exist is an empty one.
 func readOwners(file string) (*Owners, error) {
-	t := newOwners()
+	t := NewOwners()
 	f, err := os.Open(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return t, nil

@@ -335,7 +335,7 @@ func (s *scanner) asBelow(is *item, lower int, name string) (bool, error) {
 		return false, err
 	}
 	if ok {
-		one := newOwners()
+		one := NewOwners()
 		one.Set(is.path, o)
 		was.own(one, s.remember)
 	}

@@ -173,7 +173,7 @@ func TestDeepStore(t *testing.T) {
 }
 
 func TestOwnersTable(t *testing.T) {
-	table := newOwners()
+	table := NewOwners()
 	table.Set("/a/b/", Owner{UID: 1, GID: 4294967294})
 	table.Set("a/b/c d\n\xff", Owner{Mode: unix.S_IFBLK, Rdev: unix.Mkdev(259, 70000)})
 	table.Set("a.b", Owner{Xattrs: map[string]string{"user.x y=": "\x00\xff", "security.ima": ""}})

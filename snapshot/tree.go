@@ -43,7 +43,7 @@ func (s *Snapshot) WriteTree(ctx context.Context, w io.Writer) error {
 // ownersOfTree puts the tables of all layers together, each path with what the
 // topmost layer that has it says.
 func (s *Snapshot) ownersOfTree() (*Owners, error) {
-	all := newOwners()
+	all := NewOwners()
 	for _, layer := range s.Layers() {
 		t, err := layer.table()
 		if err != nil {

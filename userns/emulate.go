@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -80,14 +81,18 @@ type Emulator struct {
 func NewEmulator(k Keeper) *Emulator { return &Emulator{keeper: k} }
 
 // Serve answers the calls that come through listener, until stop is called, from the container
-// whose pid 1 is pid and whose root is root. It takes listener over. Stop when the container has
+// whose pid 1 is pid and whose root is root. Owners are kept with the files of root, and with those
+// seen through the mounts that kept are open through. It takes listener over. Stop when the container has
 // ended: a caller that finds no answer waits for ever.
-func (e *Emulator) Serve(listener *os.File, pid int, root *os.File) (stop func(), err error) {
+func (e *Emulator) Serve(listener *os.File, pid int, root *os.File, kept []*os.File) (stop func(), err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(root.Fd()), &st); err != nil {
 		return nil, fmt.Errorf("emulate owners: root: %w", err)
 	}
 	s := &served{Emulator: e, listener: listener, pid: pid, dev: st.Dev, joined: make(chan struct{})}
+	for _, f := range kept {
+		s.kept = append(s.kept, mountOf(int(f.Fd())))
+	}
 	// The kernel then hands over to the thread that answers and back on one CPU, without letting it
 	// sleep in between. Where it cannot (before Linux 6.6), calls are 20 times as slow.
 	unix.Syscall(unix.SYS_IOCTL, listener.Fd(), notifSetFlags, syncWakeUp)
@@ -121,6 +126,7 @@ type served struct {
 	listener *os.File
 	pid      int
 	dev      uint64        // of the container's root: where owners are kept
+	kept     []uint64      // mounts where they are too, by mountOf
 	joined   chan struct{} // closed when all threads are in: the first answer may let the container end
 	chroots  atomic.Bool
 	other    others
@@ -226,6 +232,28 @@ func (t *tracer) join() (err error) {
 	}
 	unix.Umask(0)
 	return t.rootAt(strconv.Itoa(t.pid) + "/root")
+}
+
+// mountOf is the number of the mount through which a file is open, 0 before Linux 5.8.
+func mountOf(fd int) uint64 {
+	const unique = 0x4000 // STATX_MNT_ID_UNIQUE, Linux 6.8: never given out again
+	var stx unix.Statx_t
+	if unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID|unique, &stx) != nil {
+		return 0
+	}
+	return stx.Mnt_id
+}
+
+// keeps tells whether the owner of an open file is kept with it.
+func (t *tracer) keeps(fd int, st *unix.Stat_t) bool {
+	if st.Dev == t.dev {
+		return true
+	}
+	if len(t.kept) == 0 {
+		return false
+	}
+	id := mountOf(fd)
+	return id != 0 && slices.Contains(t.kept, id)
 }
 
 // rootAt makes path the root of this thread.

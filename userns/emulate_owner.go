@@ -55,7 +55,7 @@ func (t *tracer) chown(dirfd int32, addr uint64, uid, gid uint32, flags int) rep
 		}
 		return 0
 	}
-	if err := unix.Fchownat(fd, "", asRoot(uid), asRoot(gid), unix.AT_EMPTY_PATH); err != nil && (st.Dev == t.dev || err != unix.EPERM && err != unix.EINVAL) {
+	if err := unix.Fchownat(fd, "", asRoot(uid), asRoot(gid), unix.AT_EMPTY_PATH); err != nil && (t.keeps(fd, &st) || err != unix.EPERM && err != unix.EINVAL) {
 		return failed(errnoOf(err))
 	}
 	if uid != keep {
@@ -69,7 +69,7 @@ func (t *tracer) chown(dirfd int32, addr uint64, uid, gid uint32, flags int) rep
 
 // keep remembers the owner of an open file.
 func (t *tracer) keep(fd int, st *unix.Stat_t, o Owner) unix.Errno {
-	if st.Dev != t.dev {
+	if !t.keeps(fd, st) {
 		return errnoOf(t.other.set(st, o))
 	}
 	if err := t.keeper.SetOwner(byFD(fd), false, o); err != nil {
@@ -134,7 +134,7 @@ func (t *tracer) placeIn(dir, name string, always bool) (p place, e unix.Errno) 
 		return p, e
 	}
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Dev != t.dev || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+	if err := unix.Fstat(fd, &st); err != nil || !t.keeps(fd, &st) || st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		unix.Close(fd) // not ours, or no place for a file
 		return p, 0
 	}
@@ -163,7 +163,7 @@ func (t *tracer) mark(p place) unix.Errno {
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Dev != t.dev {
+	if err := unix.Fstat(fd, &st); err != nil || !t.keeps(fd, &st) {
 		return errnoOf(err)
 	}
 	return t.keep(fd, &st, p.owner)

@@ -87,7 +87,7 @@ func byFD(fd int) string { return "self/fd/" + strconv.Itoa(fd) }
 
 // ownerOf tells what is remembered of an open file.
 func (t *tracer) ownerOf(fd int, st *unix.Stat_t) (Owner, bool) {
-	if st.Dev == t.dev {
+	if t.keeps(fd, st) {
 		return t.keeper.Owner(byFD(fd), false)
 	}
 	return t.other.get(st)

@@ -86,7 +86,7 @@ func emulate(name string) int {
 	msgs, _ := unix.ParseSocketControlMessage(oob[:n])
 	fds, _ := unix.ParseUnixRights(&msgs[0])
 	at, _ := os.Open(root)
-	stop, err := NewEmulator(attrKeeper{}).Serve(os.NewFile(uintptr(fds[0]), "listener"), cmd.Process.Pid, at)
+	stop, err := NewEmulator(attrKeeper{}).Serve(os.NewFile(uintptr(fds[0]), "listener"), cmd.Process.Pid, at, nil)
 	if err != nil {
 		fmt.Println("serve:", err)
 		return 1

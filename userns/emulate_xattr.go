@@ -46,7 +46,7 @@ func (t *tracer) openForAttr(dirfd int32, addr uint64, flags int) (fd int, st un
 	if unix.Fstat(fd, &st) == nil {
 		kind = st.Mode & unix.S_IFMT
 	}
-	if st.Dev != t.dev || kind != unix.S_IFREG && kind != unix.S_IFDIR {
+	if !t.keeps(fd, &st) || kind != unix.S_IFREG && kind != unix.S_IFDIR {
 		unix.Close(fd)
 		return -1, st, 0
 	}
@@ -161,7 +161,7 @@ func (t *tracer) listAttrs(dirfd int32, addr, buf, size uint64, flags int) reply
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
-	if unix.Fstat(fd, &st) != nil || st.Dev != t.dev {
+	if unix.Fstat(fd, &st) != nil || !t.keeps(fd, &st) {
 		return native
 	}
 	all := make([]byte, 64<<10) // XATTR_LIST_MAX

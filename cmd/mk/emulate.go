@@ -17,8 +17,8 @@ func (s *store) emulate() func(*container.Spec, *os.File) {
 	e := userns.NewEmulator(marks{})
 	return func(spec *container.Spec, root *os.File) {
 		spec.Notify = userns.EmulationFilter()
-		spec.Listener = func(listener *os.File, pid int) (stop func(), err error) {
-			return e.Serve(listener, pid, root)
+		spec.Listener = func(listener *os.File, pid int, owned []*os.File) (stop func(), err error) {
+			return e.Serve(listener, pid, root, owned)
 		}
 	}
 }

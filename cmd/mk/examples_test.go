@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"testing"
 )
 
@@ -38,9 +37,6 @@ func TestExamples(t *testing.T) {
 	}
 	try := func(name, context string) {
 		t.Run(name, func(t *testing.T) {
-			if needsOwners := []string{"user", "debian"}; testMode() == "single" && slices.Contains(needsOwners, name) {
-				t.Skip("mode single: this example needs more than one ID")
-			}
 			if base := map[string]string{"go": "golang", "debian": "debian"}[name]; base != "" {
 				if err := serveBase(base); err != nil {
 					t.Skipf("base %s: %v", base, err)
