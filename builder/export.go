@@ -3,6 +3,7 @@ package builder
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -10,6 +11,10 @@ import (
 
 	"mk/image"
 )
+
+// rewrittenTimestamp is BuildKit's annotation of a layer whose times are none newer than
+// SOURCE_DATE_EPOCH, to the epoch.
+const rewrittenTimestamp = "buildkit/rewritten-timestamp"
 
 // Store puts a result into the image store and returns its manifest, which has
 // no name yet. Its layers are named uncompressed: they stay trees, and are made
@@ -29,7 +34,11 @@ func (b *Builder) Store(ctx context.Context, r *Result, opts image.PutOptions) (
 			continue
 		}
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, l.Digests.DiffID)
-		layers = append(layers, image.LayerDescriptor(l.Digests.DiffID, l.Digests.Size))
+		d := image.LayerDescriptor(l.Digests.DiffID, l.Digests.Size)
+		if r.Plan.Epoch != nil && !opts.Docker { // docker's descriptors have no annotations
+			d.Annotations = map[string]string{rewrittenTimestamp: strconv.FormatInt(r.Plan.Epoch.Unix(), 10)}
+		}
+		layers = append(layers, d)
 	}
 	if err := date(&config, r); err != nil {
 		return ocispec.Descriptor{}, err

@@ -3,29 +3,17 @@ package recipe
 import (
 	"fmt"
 	"io"
-	"path"
-	"strings"
 
 	"github.com/moby/patternmatcher"
 	"github.com/moby/patternmatcher/ignorefile"
 )
 
-// Ignore is a .dockerignore, or the patterns of COPY --exclude: the last pattern
-// that matches a path, or a directory above it, decides; "!" lets it in again.
-// A nil *Ignore ignores nothing. It may be used by many goroutines at once.
-//
-// A walk asks Match for each entry with what Match said of its directory, and
-// does not descend into an ignored directory of which Prune is true. An ignored
-// directory of which Prune is false is walked: what is let in below it brings
-// the directory along.
+// Ignore is a .dockerignore: the last pattern that matches a path, or a directory
+// above it, decides; "!" lets it in again. A nil *Ignore ignores nothing. It may be
+// used by many goroutines at once. A walk of files goes by its Patterns: see
+// builder.Files.
 type Ignore struct {
 	pm *patternmatcher.PatternMatcher
-}
-
-// Parent is what Match found out about a directory, for the entries in it. The
-// zero Parent is right for entries of the root, and slower but right anywhere.
-type Parent struct {
-	info patternmatcher.MatchInfo
 }
 
 // ParseIgnore reads a .dockerignore: comments with # in the first column, blank
@@ -38,7 +26,7 @@ func ParseIgnore(r io.Reader) (*Ignore, error) {
 	return NewIgnore(patterns)
 }
 
-// NewIgnore takes patterns as COPY --exclude has them.
+// NewIgnore takes patterns as Patterns gives them.
 func NewIgnore(patterns []string) (*Ignore, error) {
 	pm, err := patternmatcher.New(patterns)
 	if err != nil {
@@ -86,45 +74,13 @@ func compile(pm *patternmatcher.PatternMatcher) error {
 	return nil
 }
 
-// Match tells whether a path is ignored. name is relative to the root, with
-// slashes, and not "."; parent is what Match gave for its directory.
-func (i *Ignore) Match(name string, parent Parent) (ignored bool, self Parent, err error) {
+// Match tells whether a path is ignored. name is relative to the root, with slashes,
+// and not ".".
+func (i *Ignore) Match(name string) (bool, error) {
 	if i == nil {
-		return false, Parent{}, nil
+		return false, nil
 	}
-	ignored, self.info, err = i.pm.MatchesUsingParentResults(name, parent.info)
-	return ignored, self, err
-}
-
-// Prune tells of an ignored directory whether all below it is ignored as well.
-func (i *Ignore) Prune(dir string) bool {
-	if !i.Exceptions() {
-		return true
-	}
-	names := strings.Split(dir, "/")
-	for _, p := range i.pm.Patterns() {
-		if p.Exclusion() && reaches(strings.Split(p.String(), "/"), names) {
-			return false
-		}
-	}
-	return true
-}
-
-// reaches tells whether a pattern may match something below the directory. It
-// says yes where it would have to think: "**", classes and escapes.
-func reaches(pattern, dir []string) bool {
-	for i, name := range dir {
-		if i == len(pattern) {
-			return false
-		}
-		if strings.Contains(pattern[i], "**") || strings.ContainsAny(pattern[i], `[]\`) {
-			return true
-		}
-		if ok, err := path.Match(pattern[i], name); err == nil && !ok {
-			return false
-		}
-	}
-	return len(pattern) > len(dir)
+	return i.pm.MatchesOrParentMatches(name)
 }
 
 // Exceptions tells whether any pattern begins with "!".

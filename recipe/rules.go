@@ -112,7 +112,7 @@ func (w *walk) lintCopy(lint *linter.Linter, c *Copy) error {
 		if (src == "." || src == "/") && !ignore.excludesRoot() {
 			continue
 		}
-		ignored, _, err := ignore.Match(src, Parent{})
+		ignored, err := ignore.Match(src)
 		if err != nil {
 			return err
 		}

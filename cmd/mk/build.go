@@ -70,6 +70,9 @@ func newBuild(a *app) *cobra.Command {
 		Long:  buildHelp,
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			if c.Flags().Changed("no-cache-filter") && len(f.noCacheOf) == 0 {
+				f.noCache = true // of no stage in particular
+			}
 			src, err := a.build(c.Context(), &f, args[0])
 			return reportBuild(src, err)
 		},
@@ -277,6 +280,13 @@ func (b *building) make(ctx context.Context, progress builder.Reporter) error {
 	}
 	if err != nil {
 		return err
+	}
+	if epoch, given, err := outputEpoch(b.outputs); err != nil {
+		return err
+	} else if given {
+		for _, p := range plans {
+			p.Epoch = epoch
+		}
 	}
 	if err := b.policy.steps(plans); err != nil {
 		return err

@@ -155,6 +155,9 @@ func (f *finder) context(ctx context.Context, value string, platform *ocispec.Pl
 		}
 	}
 	if ref, ok := strings.CutPrefix(value, "docker-image://"); ok {
+		if ref == "scratch" {
+			return builder.Tree{}, nil
+		}
 		img, err := f.find(ctx, ref, platform)
 		return builder.Tree{Image: img}, err
 	}

@@ -7,7 +7,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
+	"mk/builder"
 	"mk/image"
 )
 
@@ -20,19 +22,20 @@ type output struct {
 	tags   []string // of -t and name=
 	push   bool
 	notes  annotations
-	split  *bool // tar, local: a directory a platform; nil: where there are several
-	delete bool  // local: what is not of the result goes
+	split  *bool   // tar, local: a directory a platform; nil: where there are several
+	delete bool    // local: what is not of the result goes
+	epoch  *string // source-date-epoch; nil: not given
 }
 
 // outputKeys are the keys of each type, beside type itself. What another builder
 // has and is not here is refused by its name.
 var outputKeys = map[string]string{
-	"image":     "name push compression compression-level force-compression oci-mediatypes rewrite-timestamp",
-	"registry":  "name push compression compression-level force-compression oci-mediatypes rewrite-timestamp",
-	"oci":       "name dest tar compression compression-level force-compression oci-mediatypes rewrite-timestamp",
-	"docker":    "name dest rewrite-timestamp",
-	"tar":       "dest platform-split rewrite-timestamp",
-	"local":     "dest platform-split mode rewrite-timestamp",
+	"image":     "name push compression compression-level force-compression oci-mediatypes rewrite-timestamp source-date-epoch",
+	"registry":  "name push compression compression-level force-compression oci-mediatypes rewrite-timestamp source-date-epoch",
+	"oci":       "name dest tar compression compression-level force-compression oci-mediatypes rewrite-timestamp source-date-epoch",
+	"docker":    "name dest rewrite-timestamp source-date-epoch",
+	"tar":       "dest platform-split rewrite-timestamp source-date-epoch",
+	"local":     "dest platform-split mode rewrite-timestamp source-date-epoch",
 	"cacheonly": "",
 }
 
@@ -183,6 +186,8 @@ func (o *output) set(key, value string) (err error) {
 		if !yes() && err == nil {
 			err = errors.New("rewrite-timestamp=false: with SOURCE_DATE_EPOCH mk never makes files newer than it")
 		}
+	case "source-date-epoch":
+		o.epoch = &value
 	case "platform-split":
 		split := yes()
 		o.split = &split
@@ -193,6 +198,23 @@ func (o *output) set(key, value string) (err error) {
 		o.delete = value == "delete"
 	}
 	return err
+}
+
+// outputEpoch is the epoch that the outputs ask for in place of the recipe's and the
+// command line's, nil for none. It is in the times of the layers, so all outputs of a
+// build have one.
+func outputEpoch(outputs []output) (epoch *time.Time, given bool, err error) {
+	for i, o := range outputs {
+		if (o.epoch == nil) != (outputs[0].epoch == nil) || o.epoch != nil && *o.epoch != *outputs[0].epoch {
+			return nil, false, fmt.Errorf("--output %d: source-date-epoch: one build has one epoch: give all outputs the same", i+1)
+		}
+	}
+	word := outputs[0].epoch
+	if word == nil || *word == "" {
+		return nil, word != nil, nil
+	}
+	t, err := builder.ParseEpoch(*word)
+	return &t, true, err
 }
 
 // needsInside says whether the output reads trees.
