@@ -73,19 +73,51 @@ func (s *Store) WriteOCIDir(ctx context.Context, dir string, images []Tagged, op
 // docker and podman loads. p picks from multi-platform images.
 func (s *Store) WriteDocker(ctx context.Context, w io.Writer, images []Tagged, p *v1.Platform) error {
 	t := s.newTarSink(w)
+	out, more, err := s.exportDocker(ctx, images, p, t)
+	if err != nil {
+		return err
+	}
+	return t.finish(layoutIndex(nil, out), more)
+}
+
+// WriteDockerDir is WriteDocker into a directory, which may be there: its index.json is replaced.
+func (s *Store) WriteDockerDir(ctx context.Context, dir string, images []Tagged, p *v1.Platform) error {
+	if err := os.MkdirAll(filepath.Join(dir, "blobs", "sha256"), 0o755); err != nil {
+		return fmt.Errorf("write docker layout: %w", err)
+	}
+	sink := dirSink{dir}
+	out, files, err := s.exportDocker(ctx, images, p, sink)
+	if err != nil {
+		return err
+	}
+	raw, err := json.Marshal(layoutIndex(nil, out))
+	if err != nil {
+		return err
+	}
+	files = append(files, tarFile{"oci-layout", []byte(layoutFile)}, tarFile{"index.json", raw}) // last: it makes the images visible
+	for _, f := range files {
+		if err := sink.file(f.name, f.raw); err != nil {
+			return fmt.Errorf("write docker layout: %w", err)
+		}
+	}
+	return nil
+}
+
+// exportDocker sends images with uncompressed layers to a sink, and returns what docker wants beside them.
+func (s *Store) exportDocker(ctx context.Context, images []Tagged, p *v1.Platform, sink Sink) ([]Tagged, []tarFile, error) {
 	single := make([]Tagged, len(images))
 	loaded := map[digest.Digest]*Image{}
 	for i, tagged := range images {
 		im, err := s.Image(ctx, tagged.Descriptor, p)
 		if err != nil {
-			return fmt.Errorf("save %s: %w", tagged.Name, err)
+			return nil, nil, fmt.Errorf("save %s: %w", tagged.Name, err)
 		}
 		single[i] = Tagged{Name: tagged.Name, Descriptor: im.Descriptor()}
 		loaded[im.Descriptor().Digest] = im
 	}
-	out, err := s.exportAll(ctx, single, t, WriteOptions{Compression: Uncompressed, ForceCompression: true})
+	out, err := s.exportAll(ctx, single, sink, WriteOptions{Compression: Uncompressed, ForceCompression: true})
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	var entries []dockerEntry
 	at := map[digest.Digest]int{}
@@ -117,13 +149,13 @@ func (s *Store) WriteDocker(ctx context.Context, w io.Writer, images []Tagged, p
 	}
 	manifest, err := json.Marshal(entries)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	repos, err := json.Marshal(repositories)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	return t.finish(layoutIndex(nil, out), []tarFile{{"manifest.json", manifest}, {"repositories", repos}})
+	return out, []tarFile{{"manifest.json", manifest}, {"repositories", repos}}, nil
 }
 
 // dockerEntry is an image in manifest.json of a docker archive.

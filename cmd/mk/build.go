@@ -45,7 +45,7 @@ type buildFlags struct {
 	outputs     []string
 	load        bool
 	push        bool
-	retry       int
+	registry    registryFlags
 	iidfile     string
 	metadata    string
 	annotations []string
@@ -89,7 +89,7 @@ func newBuild(a *app) *cobra.Command {
 	fl.StringSliceVar(&f.noCacheOf, "no-cache-filter", nil, "execute every step of these stages")
 	fl.StringVar(&f.pull, "pull", "missing", "when to ask registries for bases: always, missing, never, or newer (always, but the store's when that fails)")
 	fl.Lookup("pull").NoOptDefVal = "always"
-	fl.IntVar(&f.retry, "retry", 5, "how often to repeat a registry's request that failed")
+	f.registry.registerConnection(fl)
 	fl.StringVar(&f.network, "network", "default", "network of RUN steps: default, none or host")
 	fl.StringArrayVar(&f.hosts, "add-host", nil, "line of /etc/hosts for RUN steps, as name:address")
 	fl.StringArrayVarP(&f.outputs, "output", "o", nil, "where the result goes: type=image|oci|docker|tar|local[,dest=…]")
@@ -375,8 +375,8 @@ func (b *building) options(ctx context.Context, progress builder.Reporter) (buil
 	if err != nil {
 		return opt, err
 	}
-	if b.store.client.Retries = f.retry; f.retry <= 0 {
-		b.store.client.Retries = -1
+	if err := f.registry.apply(b.store.client, ""); err != nil {
+		return opt, err
 	}
 	opt.Epoch = func(ctx context.Context, word string) (*time.Time, error) { return b.epoch(ctx, opt, word) }
 	if b.policy, err = readPolicy(f.policy); err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"errors"
 
 	"golang.org/x/sys/unix"
@@ -22,8 +23,10 @@ func hint(err error) string {
 		return "free some space: 'mk prune' removes what nothing uses, 'mk prune --all' the whole cache"
 	case errors.Is(err, registry.ErrUnauthorized):
 		return "the registry wants credentials: mk login REGISTRY"
+	case errors.As(err, new(*tls.CertificateVerificationError)):
+		return "put the registry's authority into ~/.config/containers/certs.d/HOST:PORT/ca.crt, or give --tls-verify=false"
 	case errors.Is(err, registry.ErrTooManyRequests):
-		return "the registry limits requests: log in with 'mk login', or set MK_REGISTRY_MIRRORS"
+		return "the registry limits requests: log in with 'mk login', or name a mirror in MK_REGISTRY_MIRRORS or ~/.config/mk/mirrors"
 	case errors.Is(err, image.ErrNotFound):
 		return "mk images lists what is here; mk pull brings one"
 	}

@@ -16,25 +16,36 @@ import (
 
 const defaultRegistry = "docker.io"
 
+const loginHelp = `Try a user and password at a registry (docker.io without one), and keep them where docker
+does: with the credential helper of its config.json, else in that file.
+
+--authfile, or REGISTRY_AUTH_FILE, names another file; podman's are read too. Without a user, what
+is kept already is tried.`
+
 func newLogin(*app) *cobra.Command {
 	var user, password string
-	var fromStdin, get, verify bool
+	var fromStdin, get bool
+	var f registryFlags
 	c := &cobra.Command{
-		Use: "login [flags] [REGISTRY]", Short: "Keep credentials for a registry", Args: cobra.MaximumNArgs(1),
+		Use: "login [flags] [REGISTRY]", Short: "Keep credentials for a registry", Long: loginHelp, Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			host := defaultRegistry
 			if len(args) > 0 {
 				host = args[0]
 			}
+			var keptUser, kept string
+			var err error
+			if get || user == "" {
+				if keptUser, kept, err = registry.KeptLogin(f.authfile, host); err != nil {
+					return err
+				}
+			}
 			if get {
-				name, err := registry.LoginName(host)
-				if err == nil && name == "" {
-					err = fmt.Errorf("not logged in to %s", host)
+				if keptUser == "" {
+					return fmt.Errorf("not logged in to %s", host)
 				}
-				if err == nil {
-					fmt.Println(name)
-				}
-				return err
+				fmt.Println(keptUser)
+				return nil
 			}
 			if fromStdin {
 				if user == "" {
@@ -46,20 +57,32 @@ func newLogin(*app) *cobra.Command {
 				}
 				password = strings.TrimRight(string(b), "\r\n")
 			}
-			if err := ask(&user, &password); err != nil {
-				return err
-			}
 			client, err := newClient()
 			if err != nil {
 				return err
 			}
-			client.SkipTLSVerify = !verify
-			if err := client.Login(c.Context(), host, user, password); err != nil {
-				return fmt.Errorf("login to %s: %w", host, err)
+			if err := f.apply(client, host); err != nil {
+				return err
 			}
-			where, err := registry.SaveLogin(host, user, password)
+			if user == "" && password == "" && keptUser != "" && kept != "" {
+				if err = client.Login(c.Context(), host, keptUser, kept); err == nil {
+					fmt.Println("Login Succeeded")
+					return nil
+				}
+				if !errors.Is(err, registry.ErrUnauthorized) {
+					return err
+				}
+				fmt.Fprintf(os.Stderr, "The password kept for %s is refused\n", keptUser)
+			}
+			if err := ask(&user, &password); err != nil {
+				return err
+			}
+			if err := client.Login(c.Context(), host, user, password); err != nil {
+				return err
+			}
+			where, err := registry.SaveLogin(f.authfile, host, user, password)
 			if err != nil {
-				return fmt.Errorf("login to %s: %w", host, err)
+				return err
 			}
 			fmt.Fprintf(os.Stderr, "The password is kept in %s\n", where)
 			fmt.Println("Login Succeeded")
@@ -71,7 +94,7 @@ func newLogin(*app) *cobra.Command {
 	fl.StringVarP(&password, "password", "p", "", "password; other users of this machine may see it: rather use --password-stdin")
 	fl.BoolVar(&fromStdin, "password-stdin", false, "read the password from standard input")
 	fl.BoolVar(&get, "get-login", false, "print the user name that is kept for the registry")
-	fl.BoolVar(&verify, "tls-verify", true, "verify the registry's certificate")
+	f.registerConnection(fl)
 	return c
 }
 
@@ -105,16 +128,28 @@ func ask(user, password *string) error {
 }
 
 func newLogout(*app) *cobra.Command {
-	return &cobra.Command{
-		Use: "logout [REGISTRY]", Short: "Forget the credentials for a registry", Args: cobra.MaximumNArgs(1),
+	var authfile string
+	var all bool
+	c := &cobra.Command{
+		Use: "logout [flags] [REGISTRY]", Short: "Forget the credentials for a registry", Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			host := defaultRegistry
 			if len(args) > 0 {
 				host = args[0]
 			}
-			removed, err := registry.RemoveLogin(host)
+			if all {
+				if len(args) > 0 {
+					return errors.New("logout: --all wants no registry")
+				}
+				if _, err := registry.RemoveLogin(authfile, ""); err != nil {
+					return err
+				}
+				fmt.Println("Removed login credentials for all registries")
+				return nil
+			}
+			removed, err := registry.RemoveLogin(authfile, host)
 			if err != nil {
-				return fmt.Errorf("logout of %s: %w", host, err)
+				return err
 			}
 			if !removed {
 				return fmt.Errorf("not logged in to %s", host)
@@ -123,4 +158,7 @@ func newLogout(*app) *cobra.Command {
 			return nil
 		},
 	}
+	c.Flags().StringVar(&authfile, "authfile", "", "the file that credentials are kept in (default: docker's and podman's)")
+	c.Flags().BoolVarP(&all, "all", "a", false, "forget the credentials for all registries")
+	return c
 }

@@ -17,7 +17,7 @@ import (
 type output struct {
 	kind   string // image, oci, docker, tar, local, cacheonly
 	dest   string // "-" is standard output
-	dir    bool   // oci: a layout directory and not an archive
+	dir    bool   // oci, docker: a directory and not an archive
 	opts   image.WriteOptions
 	tags   []string // of -t and name=
 	push   bool
@@ -33,7 +33,7 @@ var outputKeys = map[string]string{
 	"image":     "name push compression compression-level force-compression oci-mediatypes rewrite-timestamp source-date-epoch",
 	"registry":  "name push compression compression-level force-compression oci-mediatypes rewrite-timestamp source-date-epoch",
 	"oci":       "name dest tar compression compression-level force-compression oci-mediatypes rewrite-timestamp source-date-epoch",
-	"docker":    "name dest rewrite-timestamp source-date-epoch",
+	"docker":    "name dest tar rewrite-timestamp source-date-epoch",
 	"tar":       "dest platform-split rewrite-timestamp source-date-epoch",
 	"local":     "dest platform-split mode rewrite-timestamp source-date-epoch",
 	"cacheonly": "",

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -12,63 +13,107 @@ import (
 	"mk/image/registry"
 )
 
+const pullHelp = `Bring images from a registry into mk's store.
+
+Of a multi-platform image, this machine's platform is brought, or --platform, or
+all. A name with a digest whose image is here makes no request.
+
+MK_REGISTRY_MIRRORS, or the file ~/.config/mk/mirrors, names mirrors that are asked
+first, as REGISTRY=URL.`
+
+// pullFlags are the words of one mk pull.
+type pullFlags struct {
+	platform     string
+	allPlatforms bool
+	allTags      bool
+	quiet        bool
+	registry     registryFlags
+}
+
 func newPull(a *app) *cobra.Command {
-	var platform string
-	var quiet, verify bool
+	var f pullFlags
 	c := &cobra.Command{
-		Use: "pull [flags] NAME[:TAG|@DIGEST]...", Short: "Bring images from a registry",
+		Use: "pull [flags] NAME[:TAG|@DIGEST]...", Short: "Bring images from a registry", Long: pullHelp,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			if f.allPlatforms && f.platform != "" {
+				return errors.New("--platform and --all-platforms contradict each other")
+			}
 			s, err := a.open()
 			if err != nil {
 				return err
 			}
 			defer s.Close()
-			s.client.SkipTLSVerify = !verify
 			for _, name := range args {
-				if err := s.pull(c.Context(), name, platform, quiet); err != nil {
+				ref, err := s.at(name, &f.registry)
+				if err != nil {
+					return err
+				}
+				if err := s.pull(c.Context(), ref, &f); err != nil {
 					return err
 				}
 			}
 			return nil
 		},
 	}
-	c.Flags().StringVar(&platform, "platform", "", "platform to bring, as os/arch[/variant]")
-	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print the image's ID and nothing else")
-	c.Flags().BoolVar(&verify, "tls-verify", true, "verify the registry's certificate")
+	c.Flags().StringVar(&f.platform, "platform", "", "platform to bring, as os/arch[/variant]")
+	c.Flags().BoolVar(&f.allPlatforms, "all-platforms", false, "bring every platform")
+	c.Flags().BoolVarP(&f.allTags, "all-tags", "a", false, "bring every tag of the repository")
+	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "print the image's ID and nothing else")
+	f.registry.register(c.Flags())
 	return c
 }
 
-func (s *store) pull(ctx context.Context, name, platform string, quiet bool) error {
-	ref, err := image.ParseReference(name)
+// pull brings one name, or all of its repository.
+func (s *store) pull(ctx context.Context, ref image.Reference, f *pullFlags) error {
+	if !f.allTags {
+		return s.pullOne(ctx, ref, f)
+	}
+	tags, err := s.client.Tags(ctx, ref)
 	if err != nil {
 		return err
 	}
-	var p *ocispec.Platform
-	if platform != "" {
-		want, err := image.ParsePlatform(platform)
+	for _, tag := range tags {
+		tagged, err := ref.WithTag(tag)
 		if err != nil {
-			return fmt.Errorf("--platform %s: %w", platform, err)
+			return err
 		}
-		p = &want
+		if err := s.pullOne(ctx, tagged, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *store) pullOne(ctx context.Context, ref image.Reference, f *pullFlags) error {
+	p, err := parsePlatform(f.platform)
+	if err != nil {
+		return err
 	}
 	var progress registry.Progress
-	if !quiet {
+	if !f.quiet {
 		progress = printProgress
 	}
-	d, err := s.client.Pull(ctx, ref, s.images, p, progress)
+	var d ocispec.Descriptor
+	if f.allPlatforms {
+		d, err = s.client.PullAll(ctx, ref, s.images, progress)
+	} else {
+		d, err = s.client.Pull(ctx, ref, s.images, p, progress)
+	}
 	if err != nil {
 		return err
 	}
 	if err := s.images.Tag(ref.String(), d); err != nil {
 		return err
 	}
-	img, err := s.images.Image(ctx, d, p)
-	if err != nil {
+	id := d.Digest
+	if img, err := s.images.Image(ctx, d, p); err == nil {
+		id = img.ID()
+	} else if !f.allPlatforms || !errors.Is(err, image.ErrPlatform) { // there may be none of this machine's
 		return err
 	}
-	if quiet {
-		fmt.Println(img.ID())
+	if f.quiet {
+		fmt.Println(id)
 		return nil
 	}
 	fmt.Fprintf(os.Stderr, "Digest: %s\n", d.Digest)
@@ -76,23 +121,14 @@ func (s *store) pull(ctx context.Context, name, platform string, quiet bool) err
 	return nil
 }
 
-// printProgress prints what became of each blob, a line each.
-func printProgress(e registry.Event) {
-	switch e.State {
-	case registry.Complete:
-		fmt.Fprintf(os.Stderr, "%s: done, %s\n", shortID(e.Digest), size(e.Done))
-	case registry.Exists:
-		fmt.Fprintf(os.Stderr, "%s: exists already\n", shortID(e.Digest))
-	case registry.Mounted:
-		fmt.Fprintf(os.Stderr, "%s: mounted\n", shortID(e.Digest))
+// parsePlatform reads --platform; nil for "", the choice of who looks.
+func parsePlatform(word string) (*ocispec.Platform, error) {
+	if word == "" {
+		return nil, nil
 	}
-}
-
-// newClient is a registry client set up from the environment.
-func newClient() (*registry.Client, error) {
-	mirrors, err := registry.ParseMirrors(os.Getenv("MK_REGISTRY_MIRRORS"))
+	p, err := image.ParsePlatform(word)
 	if err != nil {
-		return nil, fmt.Errorf("MK_REGISTRY_MIRRORS: %w", err)
+		return nil, fmt.Errorf("--platform %s: %w", word, err)
 	}
-	return &registry.Client{Mirrors: mirrors, UserAgent: "mk/" + version}, nil
+	return &p, nil
 }

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -15,10 +17,21 @@ import (
 
 const saveHelp = `Write images to an archive that docker, podman and skopeo read.
 
---format is docker-archive (the default), oci-archive or oci-dir.`
+--format is docker-archive (the default), oci-archive, oci-dir, or docker-dir: an OCI
+layout with what docker load wants beside it.`
+
+// saveFlags are the words of one mk save.
+type saveFlags struct {
+	output   string
+	format   string
+	platform string
+	write    writeFlags
+	quiet    bool
+	several  bool
+}
 
 func newSave(a *app) *cobra.Command {
-	var output, format, compression string
+	var f saveFlags
 	c := &cobra.Command{Use: "save [flags] IMAGE...", Short: "Write images to an archive", Long: saveHelp, Args: cobra.MinimumNArgs(1)}
 	c.RunE = a.inside(func(c *cobra.Command, args []string) error {
 		s, err := a.open()
@@ -26,45 +39,62 @@ func newSave(a *app) *cobra.Command {
 			return err
 		}
 		defer s.Close()
-		var images []image.Tagged
-		for _, name := range args {
-			d, err := s.images.Lookup(name)
-			if err != nil {
-				return err
-			}
-			t := image.Tagged{Descriptor: d}
-			if _, isName := s.nameOf(name); isName {
-				ref, err := image.ParseReference(name)
-				if err != nil {
-					return err
-				}
-				t.Name = ref.String()
-			}
-			images = append(images, t)
-		}
-		if format == "oci-dir" {
-			if output == "" {
-				return errors.New("save: --format oci-dir wants a directory, given with -o")
-			}
-			_, err := s.images.WriteOCIDir(c.Context(), output, images, image.WriteOptions{Compression: image.Compression(compression), Jobs: 2})
-			return err
-		}
-		return writeOutput(output, func(w io.Writer) error {
-			switch format {
-			case "", "docker-archive", "docker":
-				return s.images.WriteDocker(c.Context(), w, images, nil)
-			case "oci-archive", "oci":
-				_, err := s.images.WriteOCI(c.Context(), w, images, image.WriteOptions{Compression: image.Compression(compression), Jobs: 2})
-				return err
-			}
-			return fmt.Errorf("--format %s: want docker-archive, oci-archive or oci-dir", format)
-		})
+		return s.save(c.Context(), args, f)
 	})
-	c.Flags().StringVarP(&output, "output", "o", "", "the file to write (default: standard output)")
-	c.Flags().StringVar(&format, "format", "docker-archive", "docker-archive, oci-archive or oci-dir")
-	c.Flags().StringVar(&compression, "compression", "", "of layers in OCI forms: gzip, zstd or uncompressed")
+	fl := c.Flags()
+	fl.StringVarP(&f.output, "output", "o", "", "the file or directory to write (default: standard output)")
+	fl.StringVar(&f.format, "format", "docker-archive", "docker-archive, oci-archive, oci-dir or docker-dir")
+	fl.StringVar(&f.platform, "platform", "", "only this platform of multi-platform images, as os/arch[/variant]")
+	f.write.register(fl)
+	fl.BoolVarP(&f.quiet, "quiet", "q", false, "no meaning here: nothing is printed")
+	fl.BoolVarP(&f.several, "multi-image-archive", "m", false, "no meaning here: all arguments are images")
 	a.usernsFlag(c)
 	return c
+}
+
+func (s *store) save(ctx context.Context, names []string, f saveFlags) error {
+	p, err := parsePlatform(f.platform)
+	if err != nil {
+		return err
+	}
+	var images []image.Tagged
+	for _, name := range names {
+		d, err := s.images.Lookup(name)
+		if err != nil {
+			return err
+		}
+		if p != nil {
+			img, err := s.images.Image(ctx, d, p)
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			d = img.Descriptor()
+		}
+		full, _ := s.nameOf(name) // "" for an ID
+		images = append(images, image.Tagged{Name: full, Descriptor: d})
+	}
+	if strings.HasPrefix(f.format, "docker") && f.write != (writeFlags{}) {
+		return errors.New("save: --compression is of OCI forms: layers in docker's have none")
+	}
+	switch f.format {
+	case "oci-dir", "docker-dir":
+		if f.output == "" || f.output == "-" {
+			return fmt.Errorf("save: --format %s wants a directory, given with -o", f.format)
+		}
+		if f.format == "docker-dir" {
+			return s.images.WriteDockerDir(ctx, f.output, images, p)
+		}
+		_, err := s.images.WriteOCIDir(ctx, f.output, images, f.write.options())
+		return err
+	case "", "docker-archive", "docker":
+		return writeOutput(f.output, func(w io.Writer) error { return s.images.WriteDocker(ctx, w, images, p) })
+	case "oci-archive", "oci":
+		return writeOutput(f.output, func(w io.Writer) error {
+			_, err := s.images.WriteOCI(ctx, w, images, f.write.options())
+			return err
+		})
+	}
+	return fmt.Errorf("--format %s: want docker-archive, oci-archive, oci-dir or docker-dir", f.format)
 }
 
 // nameOf says whether an argument names an image by its name, not by its ID.

@@ -145,6 +145,9 @@ func (b *built) send(ctx context.Context, progress builder.Reporter, v *builder.
 		if b.index && len(b.results) > 1 {
 			return d, errors.New("docker exporter does not currently support exporting manifest lists: use type=oci, or one platform")
 		}
+		if o.dir {
+			return d, store.WriteDockerDir(ctx, o.dest, images, nil)
+		}
 		return d, writeOutput(o.dest, func(w io.Writer) error { return store.WriteDocker(ctx, w, images, nil) })
 	case "tar":
 		return d, writeOutput(o.dest, func(w io.Writer) error { return b.writeTar(ctx, o, w) })

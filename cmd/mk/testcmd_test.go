@@ -36,6 +36,8 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"small":   cmdSmall,
 	"count":   cmdCount,
 	"foreign": cmdForeign,
+
+	"distribution": cmdDistribution,
 }
 
 // mk ARG...

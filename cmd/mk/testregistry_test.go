@@ -1,21 +1,21 @@
 package main
 
-// The registry that scripts pull from and push to, and the broken ones.
+// The registries that scripts pull from and push to.
 
 import (
-	"fmt"
+	"bufio"
 	"io"
 	"log"
 	"net"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -50,94 +50,42 @@ var startRegistry = sync.OnceValue(func() error {
 	return nil
 })
 
-// faulty KIND
-// starts a registry that is broken in one way and sets $FAULTY to its host:port.
-//
-//	auth     wants the basic credentials user:secret, and is whole otherwise
-//	401      wants a token that nobody can have
-//	429 500  answers everything with that status
-//	garbage  answers everything with 200 and a page of HTML
-//	flip     flips a bit in every blob
-//	cut      breaks off every blob in the middle
-func cmdFaulty(ts *testscript.TestScript, neg bool, args []string) {
-	if len(args) != 1 {
-		ts.Fatalf("usage: faulty KIND")
+// distribution
+// starts Debian's docker-registry, which is docker's own, and sets $DISTRIBUTION to its host:port.
+func cmdDistribution(ts *testscript.TestScript, neg bool, args []string) {
+	program, err := exec.LookPath("docker-registry")
+	if err != nil {
+		theScript(ts).t.Skip(err)
 	}
-	handler, err := faultyRegistry(args[0])
+	dir := filepath.Join(theScript(ts).work, "distribution")
+	ts.Check(os.MkdirAll(dir, 0o755))
+	config := filepath.Join(dir, "config.yml")
+	ts.Check(os.WriteFile(config, []byte("version: 0.1\nlog: {level: info}\nstorage: {filesystem: {rootdirectory: "+dir+"/data}, delete: {enabled: true}}\nhttp: {addr: '127.0.0.1:0'}\n"), 0o644))
+	run := exec.Command(program, "serve", config)
+	run.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	said, err := run.StderrPipe()
 	ts.Check(err)
-	server := httptest.NewServer(handler)
-	ts.Defer(server.Close)
-	ts.Setenv("FAULTY", strings.TrimPrefix(server.URL, "http://"))
-}
-
-func faultyRegistry(kind string) (http.Handler, error) {
-	whole := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: shared.registry})
-	whole.ErrorLog = log.New(io.Discard, "", 0)
-	blob := func(r *http.Request) bool {
-		return r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/sha256:")
+	ts.Check(run.Start())
+	ts.Defer(func() {
+		run.Process.Kill()
+		run.Wait()
+	})
+	at := make(chan string, 1)
+	go func() {
+		lines := bufio.NewScanner(said)
+		for lines.Scan() {
+			if _, rest, ok := strings.Cut(lines.Text(), "listening on "); ok {
+				addr, _, _ := strings.Cut(rest, "\"")
+				at <- addr
+				break
+			}
+		}
+		io.Copy(io.Discard, said)
+	}()
+	select {
+	case addr := <-at:
+		ts.Setenv("DISTRIBUTION", addr)
+	case <-time.After(30 * time.Second):
+		ts.Fatalf("docker-registry does not come up")
 	}
-	switch kind {
-	case "auth":
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if user, password, ok := r.BasicAuth(); !ok || user != "user" || password != "secret" {
-				w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
-				registryError(w, http.StatusUnauthorized, "UNAUTHORIZED", "authentication required")
-				return
-			}
-			whole.ServeHTTP(w, r)
-		}), nil
-	case "401":
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
-			registryError(w, http.StatusUnauthorized, "UNAUTHORIZED", "authentication required")
-		}), nil
-	case "429":
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			registryError(w, http.StatusTooManyRequests, "TOOMANYREQUESTS", "pull rate limit reached")
-		}), nil
-	case "500":
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			registryError(w, http.StatusInternalServerError, "UNKNOWN", "the disk is on fire")
-		}), nil
-	case "garbage":
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Content-Type", "text/html")
-			fmt.Fprint(w, "<html><body>Welcome to the hotel's network</body></html>")
-		}), nil
-	case "flip":
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if !blob(r) {
-				whole.ServeHTTP(w, r)
-				return
-			}
-			answer := httptest.NewRecorder()
-			whole.ServeHTTP(answer, r)
-			body := answer.Body.Bytes()
-			if len(body) > 0 {
-				body[len(body)/2] ^= 1
-			}
-			w.WriteHeader(answer.Code)
-			w.Write(body)
-		}), nil
-	case "cut":
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if !blob(r) {
-				whole.ServeHTTP(w, r)
-				return
-			}
-			answer := httptest.NewRecorder()
-			whole.ServeHTTP(answer, r)
-			w.Header().Set("Content-Length", fmt.Sprint(answer.Body.Len()))
-			w.WriteHeader(answer.Code)
-			w.Write(answer.Body.Bytes()[:answer.Body.Len()/2])
-			panic(http.ErrAbortHandler)
-		}), nil
-	}
-	return nil, fmt.Errorf("no fault is called %q", kind)
-}
-
-func registryError(w http.ResponseWriter, status int, code, message string) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	fmt.Fprintf(w, `{"errors":[{"code":%q,"message":%q}]}`, code, message)
 }

@@ -35,7 +35,7 @@ func basic(w http.ResponseWriter, r *http.Request, _ int) bool {
 func login(t *testing.T, host string) {
 	t.Helper()
 	t.Setenv("DOCKER_CONFIG", t.TempDir())
-	if _, err := SaveLogin(host, user, password); err != nil {
+	if _, err := SaveLogin("", host, user, password); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -249,7 +249,7 @@ func TestCredentialFiles(t *testing.T) {
 	os.MkdirAll(filepath.Dir(file), 0o700)
 	os.WriteFile(file, []byte(`{"HttpHeaders":{"X":"y"},"psFormat":"table","auths":{"old.io":{"auth":"bzpw"}}}`), 0o644)
 	for _, name := range []string{"reg.io", "https://reg2.io/v2/", "docker.io", "localhost:5000"} {
-		if where, err := SaveLogin(name, user, password); err != nil || where != file {
+		if where, err := SaveLogin("", name, user, password); err != nil || where != file {
 			t.Fatalf("%s: %s, %v", name, where, err)
 		}
 	}
@@ -276,20 +276,20 @@ func TestCredentialFiles(t *testing.T) {
 		t.Error("another login went")
 	}
 	for name, who := range map[string]string{"reg.io": user, "docker.io": user, "old.io": "o", "none.io": ""} {
-		if got, err := LoginName(name); err != nil || got != who {
+		if got, _, err := KeptLogin("", name); err != nil || got != who {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
 	}
-	if ok, err := RemoveLogin("docker.io"); !ok || err != nil {
+	if ok, err := RemoveLogin("", "docker.io"); !ok || err != nil {
 		t.Errorf("%v, %v", ok, err)
 	}
-	if ok, err := RemoveLogin("docker.io"); ok || err != nil {
+	if ok, err := RemoveLogin("", "docker.io"); ok || err != nil {
 		t.Errorf("twice: %v, %v", ok, err)
 	}
 	// podman's file, when it is named, is the only one.
 	auth := filepath.Join(t.TempDir(), "auth.json")
 	t.Setenv("REGISTRY_AUTH_FILE", auth)
-	if got, _ := LoginName("reg.io"); got != "" {
+	if got, _, _ := KeptLogin("", "reg.io"); got != "" {
 		t.Errorf("docker's login %q in spite of REGISTRY_AUTH_FILE", got)
 	}
 	os.WriteFile(auth, []byte(`{"auths":{"quay.io/org/team":{"auth":"dDp4"},"quay.io":{"auth":"cTp4"},"docker.io":{"auth":"ZDp4"}}}`), 0o600)
@@ -302,11 +302,11 @@ func TestCredentialFiles(t *testing.T) {
 			t.Errorf("%v: %q", at, got.Username)
 		}
 	}
-	if _, err := SaveLogin("x.io", user, password); err != nil {
+	if _, err := SaveLogin("", "x.io", user, password); err != nil {
 		t.Error(err)
 	}
 	os.WriteFile(auth, []byte(`{"auths":`), 0o600)
-	if _, err := SaveLogin("x.io", user, password); err == nil || !strings.Contains(err.Error(), auth) {
+	if _, err := SaveLogin("", "x.io", user, password); err == nil || !strings.Contains(err.Error(), auth) {
 		t.Errorf("a broken file: %v", err)
 	}
 	if raw, _ := os.ReadFile(auth); string(raw) != `{"auths":` {
@@ -331,20 +331,20 @@ func TestCredentialHelper(t *testing.T) {
 	}
 	file := filepath.Join(dir, "config.json")
 	os.WriteFile(file, []byte(`{"credsStore":"test"}`), 0o600)
-	if where, err := SaveLogin("reg.io", user, password); err != nil || where != "docker-credential-test" {
+	if where, err := SaveLogin("", "reg.io", user, password); err != nil || where != "docker-credential-test" {
 		t.Fatalf("%s, %v", where, err)
 	}
 	raw, _ := os.ReadFile(file)
 	if strings.Contains(string(raw), base64.StdEncoding.EncodeToString([]byte(user+":"+password))) || !strings.Contains(string(raw), "reg.io") {
 		t.Errorf("file: %s", raw)
 	}
-	if got, err := LoginName("reg.io"); err != nil || got != user {
+	if got, _, err := KeptLogin("", "reg.io"); err != nil || got != user {
 		t.Errorf("%q, %v", got, err)
 	}
-	if ok, err := RemoveLogin("reg.io"); !ok || err != nil {
+	if ok, err := RemoveLogin("", "reg.io"); !ok || err != nil {
 		t.Errorf("%v, %v", ok, err)
 	}
-	if got, err := LoginName("reg.io"); err != nil || got != "" {
+	if got, _, err := KeptLogin("", "reg.io"); err != nil || got != "" {
 		t.Errorf("after logout: %q, %v", got, err)
 	}
 }

@@ -23,10 +23,10 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -50,6 +50,7 @@ type Client struct {
 	// SkipTLSVerify accepts any certificate, and plain http where there is no TLS at all (--tls-verify=false).
 	SkipTLSVerify bool
 	RootCAs       *x509.CertPool // nil: the system's, with SSL_CERT_FILE and SSL_CERT_DIR
+	CertDir       string         // of *.crt, *.cert and *.key, as in containers-certs.d(5); "": the machine's and the user's certs.d
 	UserAgent     string         // "" is "mk"
 	Jobs          int            // blobs at once; 0: 4
 	Retries       int            // of one request; 0: 5, negative: none
@@ -59,10 +60,10 @@ type Client struct {
 
 	telling sync.Mutex // held while Progress is called
 
-	mu       sync.Mutex
-	base     http.RoundTripper
-	sessions map[string]*session
-	flights  map[digest.Digest]*sync.Mutex
+	mu         sync.Mutex
+	transports map[string]*http.Transport // by host; "" for all without certificates of their own
+	sessions   map[string]*session
+	flights    map[digest.Digest]*sync.Mutex
 }
 
 var _ image.Fetcher = (*Client)(nil)
@@ -93,43 +94,6 @@ func upstream(domain string) endpoint {
 		domain = "index.docker.io"
 	}
 	return endpoint{host: domain}
-}
-
-// ParseMirrors reads MK_REGISTRY_MIRRORS: "registry=URL" pairs, separated by commas or
-// spaces; a registry that occurs several times has several mirrors. A URL's path is put
-// in front of the repository.
-func ParseMirrors(s string) (map[string][]string, error) {
-	out := map[string][]string{}
-	for _, pair := range strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' }) {
-		domain, u, ok := strings.Cut(pair, "=")
-		if !ok || domain == "" {
-			return nil, fmt.Errorf("registry mirrors: %q: not of the form registry=URL", pair)
-		}
-		if _, err := parseMirror(u); err != nil {
-			return nil, fmt.Errorf("registry mirrors: %w", err)
-		}
-		out[domain] = append(out[domain], u)
-	}
-	return out, nil
-}
-
-func parseMirror(s string) (endpoint, error) {
-	raw := s
-	if !strings.Contains(raw, "://") {
-		raw = "https://" + raw
-		if host, _, _ := strings.Cut(s, "/"); isLoopback(host) {
-			raw = "http://" + s
-		}
-	}
-	u, err := url.Parse(raw)
-	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Scheme != "http" && u.Scheme != "https" {
-		return endpoint{}, fmt.Errorf("mirror %q: not a http or https URL of a registry", s)
-	}
-	prefix := strings.Trim(strings.TrimSuffix(strings.TrimSuffix(u.Path, "/"), "/v2"), "/")
-	if prefix != "" {
-		prefix += "/"
-	}
-	return endpoint{host: u.Host, plain: u.Scheme == "http", prefix: prefix, mirror: true}, nil
 }
 
 // isLoopback reports whether host, perhaps with a port, is this machine: http is
@@ -203,7 +167,7 @@ func (c *Client) connect(ctx context.Context, e endpoint, repository string, sco
 	if err != nil {
 		return nil, fmt.Errorf("credentials for %s: %w", e.host, err)
 	}
-	g := &guard{inner: c.transport(), host: reg.RegistryStr(), plain: c.mayPlain(e), onlyPlain: e.plain}
+	g := &guard{inner: hosts{c}, host: reg.RegistryStr(), plain: c.mayPlain(e), onlyPlain: e.plain}
 	s = &session{client: c, at: e, retries: cmp.Or(c.Retries, 5)}
 	if e.mirror {
 		s.retries = 1 // there is another place to ask
@@ -227,26 +191,6 @@ func (c *Client) connect(ctx context.Context, e endpoint, repository string, sco
 	return s, nil
 }
 
-// transport is the plain HTTP transport, one for all sessions, so that connections are shared.
-func (c *Client) transport() http.RoundTripper {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.base == nil {
-		c.base = &http.Transport{
-			Proxy:                 http.ProxyFromEnvironment,
-			DialContext:           (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-			TLSHandshakeTimeout:   20 * time.Second,
-			ResponseHeaderTimeout: 5 * time.Minute, // some commit an upload by copying it
-			MaxIdleConnsPerHost:   16,              // several blobs at once
-			IdleConnTimeout:       30 * time.Second,
-			DisableCompression:    true, // blobs are what they are; gzip in transit would hide their size
-			ForceAttemptHTTP2:     true,
-			TLSClientConfig:       &tls.Config{RootCAs: c.RootCAs, InsecureSkipVerify: c.SkipTLSVerify},
-		}
-	}
-	return c.base
-}
-
 // guard lets plain http through only where it was asked for, whatever a ping, a
 // token realm or a redirect says, and remembers what the registry itself speaks.
 type guard struct {
@@ -255,8 +199,9 @@ type guard struct {
 	plain     bool // http may be used
 	onlyPlain bool // the URL said http: do not try TLS with the host first
 
-	mu     sync.Mutex
-	spoken string
+	mu       sync.Mutex
+	spoken   string
+	distrust error // of the host's certificate: it speaks https, and plain http is no way around that
 }
 
 func (g *guard) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -266,11 +211,24 @@ func (g *guard) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Scheme == "https" && g.onlyPlain && r.URL.Host == g.host {
 		return nil, fmt.Errorf("%s is named with http://", r.URL.Host)
 	}
-	resp, err := g.inner.RoundTrip(r)
-	if err == nil && r.URL.Host == g.host {
+	if r.URL.Scheme == "http" && r.URL.Host == g.host {
 		g.mu.Lock()
-		g.spoken = r.URL.Scheme
+		distrust := g.distrust
 		g.mu.Unlock()
+		if distrust != nil {
+			return nil, distrust
+		}
+	}
+	resp, err := g.inner.RoundTrip(r)
+	if r.URL.Host == g.host {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		var wrong *tls.CertificateVerificationError
+		if err == nil {
+			g.spoken = r.URL.Scheme
+		} else if errors.As(err, &wrong) {
+			g.distrust = err
+		}
 	}
 	return resp, err
 }

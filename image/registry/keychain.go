@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 
 	"github.com/docker/cli/cli/config"
 	"github.com/docker/cli/cli/config/types"
@@ -24,12 +25,38 @@ import (
 // go-containerregistry's own keychain looks at REGISTRY_AUTH_FILE only where docker's file is missing.
 var DefaultKeychain authn.Keychain = fileKeychain{}
 
-type fileKeychain struct{}
+// FileKeychain finds credentials in one file only (--authfile).
+func FileKeychain(file string) authn.Keychain { return fileKeychain{file} }
+
+// OneLogin gives a user's password to one registry, and nothing to others: mirrors are others.
+func OneLogin(registry, user, password string) authn.Keychain {
+	return oneLogin{upstream(registryHost(registry)).host, authn.FromConfig(authn.AuthConfig{Username: user, Password: password})}
+}
+
+type oneLogin struct {
+	host string
+	auth authn.Authenticator
+}
+
+func (l oneLogin) Resolve(r authn.Resource) (authn.Authenticator, error) {
+	if r.RegistryStr() != l.host {
+		return authn.Anonymous, nil
+	}
+	return l.auth, nil
+}
+
+type fileKeychain struct {
+	only string // "": authFiles
+}
 
 // Resolve looks for the repository, then the namespaces above it (podman's
 // files may have those), then the registry.
-func (fileKeychain) Resolve(r authn.Resource) (authn.Authenticator, error) {
-	for _, file := range authFiles() {
+func (k fileKeychain) Resolve(r authn.Resource) (authn.Authenticator, error) {
+	files := authFiles()
+	if k.only != "" {
+		files = []string{k.only}
+	}
+	for _, file := range files {
 		f, err := os.Open(file)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -42,8 +69,19 @@ func (fileKeychain) Resolve(r authn.Resource) (authn.Authenticator, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
+		// docker's code reads "host/namespace", podman's key, as one for all of the host.
+		namespaces := map[string]types.AuthConfig{}
+		for key, entry := range cf.AuthConfigs {
+			if strings.Contains(key, "/") && !strings.Contains(key, "://") {
+				namespaces[key] = entry
+				delete(cf.AuthConfigs, key)
+			}
+		}
 		for _, key := range authKeys(r) {
-			found, err := cf.GetAuthConfig(key)
+			found, err := namespaces[key], error(nil)
+			if found == (types.AuthConfig{}) {
+				found, err = cf.GetAuthConfig(key)
+			}
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", file, err)
 			}

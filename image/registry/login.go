@@ -8,20 +8,21 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/docker/docker-credential-helpers/client"
 	"github.com/docker/docker-credential-helpers/credentials"
-	"github.com/google/go-containerregistry/pkg/authn"
 )
 
 // Login asks a registry whether it takes a user's password, without saving it.
 // The error is ErrUnauthorized when it does not.
 func (c *Client) Login(ctx context.Context, registry, user, password string) error {
-	probe := &Client{Keychain: oneLogin{authn.FromConfig(authn.AuthConfig{Username: user, Password: password})},
-		SkipTLSVerify: c.SkipTLSVerify, RootCAs: c.RootCAs, UserAgent: c.UserAgent, Retries: c.Retries, Backoff: c.Backoff}
+	probe := &Client{Keychain: OneLogin(registry, user, password),
+		SkipTLSVerify: c.SkipTLSVerify, RootCAs: c.RootCAs, CertDir: c.CertDir, UserAgent: c.UserAgent, Retries: c.Retries, Backoff: c.Backoff}
 	err := probe.login(ctx, upstream(registryHost(registry)))
 	if err != nil {
 		return fmt.Errorf("log in to %s: %w", registry, err)
@@ -40,10 +41,6 @@ func (c *Client) login(ctx context.Context, e endpoint) error {
 	}
 	return err
 }
-
-type oneLogin struct{ auth authn.Authenticator }
-
-func (l oneLogin) Resolve(authn.Resource) (authn.Authenticator, error) { return l.auth, nil }
 
 // registryHost is the registry that a person means: "docker.io" for all of
 // docker's own names, and a URL's host.
@@ -76,9 +73,9 @@ func credentialKey(registry string) string {
 
 // SaveLogin keeps a user's password for a registry as docker does: with the credential helper that
 // the file names, else in the file itself, readable by its owner only and not encrypted. It returns where.
-// The file is $REGISTRY_AUTH_FILE or docker's config.json; what else is in it stays.
-func SaveLogin(registry, user, password string) (where string, err error) {
-	file, err := loginFile()
+// The file is the given one, else $REGISTRY_AUTH_FILE or docker's config.json; what else is in it stays.
+func SaveLogin(file, registry, user, password string) (where string, err error) {
+	file, err = loginFile(file)
 	if err != nil {
 		return "", err
 	}
@@ -104,47 +101,84 @@ func SaveLogin(registry, user, password string) (where string, err error) {
 	return where, nil
 }
 
-// RemoveLogin forgets the credentials for a registry and reports whether there were any.
-func RemoveLogin(registry string) (removed bool, err error) {
-	file, err := loginFile()
-	if err != nil {
-		return false, err
+// RemoveLogin forgets the credentials for a registry, "" meaning all of them, and reports whether
+// there were any. They go from every file that they would be found in, or from the given one only.
+func RemoveLogin(file, registry string) (removed bool, err error) {
+	files := authFiles()
+	if file != "" {
+		files = []string{file}
 	}
-	err = editAuth(file, func(a *authFile) (bool, error) {
-		keys := []string{credentialKey(registry)}
-		if host := registryHost(registry); host == "docker.io" {
-			keys = append(keys, "docker.io", "index.docker.io") // podman's spellings
+	for _, file := range files {
+		gone, err := removeLogin(file, registry)
+		removed = removed || gone
+		if err != nil {
+			return removed, fmt.Errorf("remove login to %s: %w", cmp.Or(registry, "every registry"), err)
 		}
-		for _, key := range keys {
-			if _, ok := a.auths[key]; ok {
-				delete(a.auths, key)
-				removed = true
-			}
-		}
-		if helper := a.helper(keys[0]); helper != "" && removed {
-			if err := client.Erase(client.NewShellProgramFunc("docker-credential-"+helper), keys[0]); err != nil {
-				return false, fmt.Errorf("docker-credential-%s: %w", helper, err)
-			}
-		}
-		return removed, nil
-	})
-	if err != nil {
-		return false, fmt.Errorf("remove login to %s: %w", registry, err)
 	}
 	return removed, nil
 }
 
-// LoginName returns the user that would log in to a registry; "" when nobody would.
-func LoginName(registry string) (string, error) {
-	auth, err := DefaultKeychain.Resolve(resource(upstream(registryHost(registry)).host))
+func removeLogin(file, registry string) (removed bool, err error) {
+	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if file, err = loginFile(file); err != nil {
+		return false, err
+	}
+	err = editAuth(file, func(a *authFile) (bool, error) {
+		keys := []string{credentialKey(registry)}
+		switch {
+		case registry == "":
+			keys = slices.Collect(maps.Keys(a.auths))
+		case registryHost(registry) == "docker.io":
+			keys = append(keys, "docker.io", "index.docker.io") // podman's spellings
+		}
+		for _, key := range keys {
+			_, listed := a.auths[key]
+			delete(a.auths, key)
+			erased, err := eraseHelped(a.helper(key), key)
+			if err != nil {
+				return false, err
+			}
+			removed = removed || listed || erased
+		}
+		return removed, nil
+	})
+	return removed, err
+}
+
+// eraseHelped takes a login out of a credential helper's hands, if there is a helper and it has one.
+func eraseHelped(helper, key string) (erased bool, err error) {
+	if helper == "" {
+		return false, nil
+	}
+	name := "docker-credential-" + helper
+	program := client.NewShellProgramFunc(name)
+	_, err = client.Get(program, key)
+	if credentials.IsErrCredentialsNotFound(err) {
+		return false, nil
+	}
+	if err == nil {
+		err = client.Erase(program, key)
+	}
 	if err != nil {
-		return "", err
+		return false, fmt.Errorf("%s: %w", name, err)
+	}
+	return true, nil
+}
+
+// KeptLogin returns the user and password that would log in to a registry, "" when there are none. A file,
+// unless it is "", is the only one that is looked into.
+func KeptLogin(file, registry string) (user, password string, err error) {
+	auth, err := fileKeychain{file}.Resolve(resource(upstream(registryHost(registry)).host))
+	if err != nil {
+		return "", "", err
 	}
 	found, err := auth.Authorization()
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
-	return found.Username, nil
+	return found.Username, found.Password, nil
 }
 
 type resource string
@@ -152,9 +186,9 @@ type resource string
 func (r resource) String() string      { return string(r) }
 func (r resource) RegistryStr() string { return string(r) }
 
-// loginFile is the file that logins are written to.
-func loginFile() (string, error) {
-	file := cmp.Or(os.Getenv("REGISTRY_AUTH_FILE"), dockerConfig())
+// loginFile is the file that logins are written to, where given says none.
+func loginFile(given string) (string, error) {
+	file := cmp.Or(given, os.Getenv("REGISTRY_AUTH_FILE"), dockerConfig())
 	if file == "" {
 		return "", errors.New("no place for credentials: set DOCKER_CONFIG or HOME")
 	}
