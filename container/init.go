@@ -31,6 +31,9 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	if o.Join != nil {
+		return join(o.Spec, o.Join)
+	}
 	spec := o.Spec
 
 	// "6" is what the kernel took for a name.

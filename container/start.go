@@ -31,6 +31,8 @@ type Process struct {
 	cause        func() error // why Start's context ended
 	unwatch      func() bool
 	done         chan struct{} // closed when proc has been waited for
+	spec         *Spec
+	joiner       joiner // see Exec
 }
 
 // StartError is the failure to become the container. Code is the exit status that docker gives to
@@ -81,7 +83,7 @@ func Start(ctx context.Context, spec *Spec, root *os.File, stdio IO) (_ *Process
 	}
 	defer control.Close()
 
-	p := &Process{proc: proc, stubs: stubs, done: make(chan struct{})}
+	p := &Process{proc: proc, stubs: stubs, done: make(chan struct{}), spec: spec}
 	p.cause = func() error { return context.Cause(ctx) }
 	grace := spec.Grace
 	if grace == 0 {
@@ -102,7 +104,11 @@ func Start(ctx context.Context, spec *Spec, root *os.File, stdio IO) (_ *Process
 
 // spawnInit clones stage init into the namespaces of spec.
 func spawnInit(spec *Spec, root *os.File, sources []*os.File, stdio IO) (_ *os.Process, control *os.File, err error) {
-	told, err := writeOrders(spec, sources)
+	o := orders{Spec: spec, Sources: make([]bool, len(sources))}
+	for i, f := range sources {
+		o.Sources[i] = f != nil
+	}
+	told, err := writeOrders(o)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -167,11 +173,7 @@ func spawnInit(spec *Spec, root *os.File, sources []*os.File, stdio IO) (_ *os.P
 }
 
 // writeOrders puts the orders into a memfd: init reads them at once, and nobody has to feed a pipe.
-func writeOrders(spec *Spec, sources []*os.File) (*os.File, error) {
-	o := orders{Spec: spec, Sources: make([]bool, len(sources))}
-	for i, f := range sources {
-		o.Sources[i] = f != nil
-	}
+func writeOrders(o orders) (*os.File, error) {
 	text, err := json.Marshal(o)
 	if err != nil {
 		return nil, err

@@ -19,36 +19,14 @@ func setSize(fd int, size Size) error {
 	return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: size.Rows, Col: size.Cols})
 }
 
-// openTerminal makes a pty in the container's own devpts, so that ttyname and /dev/tty work there,
-// sends the master to Start, puts the slave on /dev/console, and returns the slave.
+// openTerminal makes a pty, puts the slave on /dev/console, and returns the slave. The master goes
+// to Start.
 func openTerminal(root int, spec *Spec) (int, error) {
-	master, err := openIn(root, "/dev/pts/ptmx", unix.O_RDWR|unix.O_NOCTTY)
+	master, slave, err := newTerminal(root, spec)
 	if err != nil {
 		return -1, err
 	}
 	defer unix.Close(master)
-	var fs unix.Statfs_t
-	if err := unix.Fstatfs(master, &fs); err != nil {
-		return -1, err
-	}
-	if fs.Type != unix.DEVPTS_SUPER_MAGIC {
-		return -1, unix.ENOTTY
-	}
-	if err := unix.IoctlSetPointerInt(master, unix.TIOCSPTLCK, 0); err != nil {
-		return -1, err
-	}
-	// The slave by its master, and not by a name that could lead elsewhere (CVE-2025-52565).
-	n, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(master), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
-	if e != 0 {
-		return -1, e
-	}
-	slave := int(n)
-	if err := setSize(master, *spec.Terminal); err != nil {
-		return -1, err
-	}
-	if err := unix.Fchown(slave, int(spec.User.UID), -1); err != nil {
-		return -1, err
-	}
 	dev, err := openIn(root, "/dev", unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return -1, err
@@ -58,6 +36,43 @@ func openTerminal(root int, spec *Spec) (int, error) {
 		return -1, err
 	}
 	return slave, send(packet{Terminal: true}, master)
+}
+
+// newTerminal makes a pty in the container's own devpts, so that ttyname and /dev/tty work there.
+func newTerminal(root int, spec *Spec) (master, slave int, err error) {
+	master, err = openIn(root, "/dev/pts/ptmx", unix.O_RDWR|unix.O_NOCTTY)
+	if err != nil {
+		return -1, -1, err
+	}
+	fail := func(err error) (int, int, error) {
+		unix.Close(master)
+		return -1, -1, err
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(master, &fs); err != nil {
+		return fail(err)
+	}
+	if fs.Type != unix.DEVPTS_SUPER_MAGIC {
+		return fail(unix.ENOTTY)
+	}
+	if err := unix.IoctlSetPointerInt(master, unix.TIOCSPTLCK, 0); err != nil {
+		return fail(err)
+	}
+	// The slave by its master, and not by a name that could lead elsewhere (CVE-2025-52565).
+	n, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(master), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	if e != 0 {
+		return fail(e)
+	}
+	slave = int(n)
+	err = setSize(master, *spec.Terminal)
+	if err == nil {
+		err = unix.Fchown(slave, int(spec.User.UID), -1)
+	}
+	if err != nil {
+		unix.Close(slave)
+		return fail(err)
+	}
+	return master, slave, nil
 }
 
 // useTerminal makes the slave the standard streams, and, for a command that is pid 1 and so the

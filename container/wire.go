@@ -38,6 +38,7 @@ const (
 type orders struct {
 	Spec    *Spec
 	Sources []bool // whether Spec.Mounts[i] has a descriptor
+	Join    *Exec  `json:",omitempty"` // not a container, but a command in one
 }
 
 // packet is one message of init.

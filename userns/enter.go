@@ -43,14 +43,7 @@ func Enter(ctx context.Context, choice Choice, files ...*os.File) (exitCode int,
 	sigs, stop := catch()
 	defer stop()
 
-	child, lifeline, err := admit(choice, files)
-	for _, c := range choice.next {
-		if err == nil {
-			break
-		}
-		c.Reason = err.Error()
-		child, lifeline, err = admit(c, files)
-	}
+	child, lifeline, err := admitAny(choice, os.Args[1:], files)
 	if err != nil {
 		return 125, err
 	}
@@ -89,13 +82,26 @@ func Enter(ctx context.Context, choice Choice, files ...*os.File) (exitCode int,
 	}
 }
 
+// admitAny is admit by the first of a choice's modes that the machine allows.
+func admitAny(choice Choice, args []string, files []*os.File) (child *os.Process, lifeline *os.File, err error) {
+	child, lifeline, err = admit(choice, args, files)
+	for _, c := range choice.next {
+		if err == nil {
+			break
+		}
+		c.Reason = err.Error()
+		child, lifeline, err = admit(c, args, files)
+	}
+	return child, lifeline, err
+}
+
 // admit starts one child in new namespaces and gives it its maps. On error there is no child: it
 // has not run a line of the command.
 //
 // The child is exec'd at once, while no ID is mapped yet. An execve by an unmapped uid drops all
 // capabilities but the ambient ones, so all of them are made ambient; the Go runtime of the child
 // starts up while newuidmap works, and one clone and one exec are enough.
-func admit(choice Choice, files []*os.File) (_ *os.Process, lifeline *os.File, err error) {
+func admit(choice Choice, args []string, files []*os.File) (_ *os.Process, lifeline *os.File, err error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, nil, err
@@ -106,7 +112,7 @@ func admit(choice Choice, files []*os.File) (_ *os.Process, lifeline *os.File, e
 		sys.Cloneflags |= unix.CLONE_NEWUSER
 		sys.AmbientCaps = everyCapability()
 	}
-	child, err := os.StartProcess("/proc/self/exe", append([]string{InsideName}, os.Args[1:]...), &os.ProcAttr{
+	child, err := os.StartProcess("/proc/self/exe", append([]string{InsideName}, args...), &os.ProcAttr{
 		Files: append([]*os.File{os.Stdin, os.Stdout, os.Stderr, r}, files...),
 		Sys:   sys,
 	})

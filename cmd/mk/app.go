@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mk/builder"
+	"mk/container"
 	"mk/image"
 	"mk/image/registry"
 	"mk/snapshot"
@@ -92,6 +93,8 @@ type store struct {
 	trees   *snapshot.Store
 	records *builder.Records
 	client  *registry.Client
+
+	containers *container.Store
 }
 
 // open opens $MK_ROOT, making it if it is not there.
@@ -124,6 +127,9 @@ func (a *app) open() (*store, error) {
 		return nil, err
 	}
 	if s.trees, err = snapshot.Open(filepath.Join(root, "trees", string(mode)), mode == userns.Single); err != nil {
+		return nil, err
+	}
+	if s.containers, err = container.OpenStore(filepath.Join(root, "containers")); err != nil {
 		return nil, err
 	}
 	s.records = builder.OpenRecords(filepath.Join(root, "keys", string(mode)))

@@ -173,8 +173,9 @@ func imageFilter(args, filters []string) (func(image.Summary) bool, error) {
 	}, nil
 }
 
-// printRows prints values by a --format: "table TEMPLATE", a template, or json.
-func printRows[T any](w io.Writer, format string, rows []T) error {
+// printRows prints values by a --format: "table TEMPLATE", a template, or json. heads are headings
+// of a table in place of the usual ones.
+func printRows[T any](w io.Writer, format string, rows []T, heads ...map[string]string) error {
 	if format == "json" {
 		enc := json.NewEncoder(w)
 		for _, r := range rows {
@@ -195,7 +196,7 @@ func printRows[T any](w io.Writer, format string, rows []T) error {
 		tw := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
 		defer tw.Flush()
 		out = tw
-		fmt.Fprintln(tw, tableHead(body))
+		fmt.Fprintln(tw, tableHead(body, append(heads, headings)...))
 	}
 	for _, r := range rows {
 		if err := t.Execute(out, r); err != nil {
@@ -223,12 +224,15 @@ var headings = map[string]string{
 }
 
 // tableHead makes the first line of a table out of its template's fields.
-func tableHead(body string) string {
+func tableHead(body string, headings ...map[string]string) string {
 	var cells []string
 	for _, cell := range strings.Split(body, "\t") {
 		name := strings.Trim(cell, "{}. ")
-		if h, ok := headings[name]; ok {
-			name = h
+		for _, known := range headings {
+			if h, ok := known[name]; ok {
+				name = h
+				break
+			}
 		}
 		cells = append(cells, strings.ToUpper(name))
 	}

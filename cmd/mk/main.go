@@ -127,6 +127,8 @@ func newRoot(a *app) *cobra.Command {
 	for _, make := range []func(*app) *cobra.Command{
 		newBuild, newRun,
 		newPull, newPush, newImages, newTag, newRmi, newInspect, newHistory, newSave, newLoad, newLogin, newLogout,
+		newCreate, newStart, newStop, newKill, newRestart, newRm, newWait, newPs, newLogs, newAttach, newExec, newRename,
+		newContainer,
 		newInfo, newCheck, newPrune, newVersion,
 	} {
 		root.AddCommand(make(a))

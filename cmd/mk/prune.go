@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
@@ -11,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mk/builder"
+	"mk/container"
 	"mk/snapshot"
 )
 
@@ -57,8 +61,16 @@ func (s *store) prune(ctx context.Context, all bool) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+	containers, err := s.containers.List()
+	if err != nil {
+		return 0, err
+	}
+	inUse := map[string]bool{} // what containers were made of, named or not
+	for _, c := range containers {
+		inUse[c.ImageTarget] = true
+	}
 	for _, t := range tagged {
-		if t.Name == "" {
+		if t.Name == "" && !inUse[t.Descriptor.Digest.String()] {
 			if _, err := s.images.Remove(t.Descriptor.Digest); err != nil {
 				return 0, err
 			}
@@ -66,6 +78,9 @@ func (s *store) prune(ctx context.Context, all bool) (int64, error) {
 	}
 	used, err := s.treesOfImages(ctx)
 	if err != nil {
+		return 0, err
+	}
+	if err := s.treesOfContainers(containers, used); err != nil {
 		return 0, err
 	}
 	err = s.records.Prune(all, func(r *builder.Record) bool {
@@ -124,6 +139,36 @@ func (s *store) treesOfImages(ctx context.Context) (map[snapshot.ID]bool, error)
 		}
 	}
 	return used, nil
+}
+
+// treesOfContainers marks the trees that containers of this mode lie on, and removes what killed
+// processes left of containers that never were.
+func (s *store) treesOfContainers(all []*container.Container, used map[snapshot.ID]bool) error {
+	for _, c := range all {
+		if c.Mode != string(s.mode) {
+			continue
+		}
+		id, err := snapshot.KeptParent(c.Path("layer"))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it is being removed
+		} else if err != nil {
+			return fmt.Errorf("container %s: %w", c.Name, err)
+		}
+		s.markTree(used, id)
+	}
+	litter, err := s.containers.Litter()
+	if err != nil {
+		return err
+	}
+	for _, dir := range litter {
+		if err := snapshot.RemoveKept(filepath.Join(dir, "layer")); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // markTree marks a tree and those below it.

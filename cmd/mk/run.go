@@ -1,24 +1,26 @@
 package main
 
 import (
-	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
-	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"mk/builder"
 	"mk/container"
 	"mk/image"
+	"mk/snapshot"
+	"mk/userns"
 )
 
 const runHelp = `Run a command in a new container made of an image.
@@ -27,30 +29,38 @@ The image is a name in mk's store or at a registry (it is pulled if it is not
 here), an image ID, or oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE.
 Without a command, the image's own is run.
 
+The container is kept until 'mk rm', or, with --rm, until it ends. With -d it
+runs in the background; ctrl-p ctrl-q leaves a container that has a terminal.
+
 The exit status is the command's own; 128+n if signal n ended it; 125 if mk
 failed, 126 if the command cannot be executed, 127 if there is none of that name.`
 
-// runFlags are the words of one mk run.
+// runFlags are the words of one mk run or mk create.
 type runFlags struct {
-	rm          bool
-	interactive bool
-	tty         bool
-	env         []string
-	envFiles    []string
-	workdir     string
-	user        string
-	volumes     []string
-	tmpfs       []string
-	entrypoint  string
-	network     string
-	hostname    string
-	hosts       []string
-	readOnly    bool
-	init        bool
-	pull        string
-	platform    string
-	capAdd      []string
-	capDrop     []string
+	words // what is kept with the container
+
+	rm            bool
+	detach        bool
+	interactive   bool
+	tty           bool
+	name          string
+	cidfile       string
+	labels        []string
+	labelFiles    []string
+	env           []string
+	envFiles      []string
+	workdir       string
+	user          string
+	entrypoint    string
+	entrypointSet bool
+	hostname      string
+	pull          string
+	platform      string
+	restart       string
+	stopSignal    string
+	stopTimeout   int
+	detachKeys    string
+	sigProxy      bool
 }
 
 func newRun(a *app) *cobra.Command {
@@ -61,87 +71,242 @@ func newRun(a *app) *cobra.Command {
 		Long:  runHelp,
 		Args:  cobra.MinimumNArgs(1),
 	}
-	c.RunE = a.inside(func(c *cobra.Command, args []string) error {
-		return a.run(&f, c.Flags().Changed("entrypoint"), args[0], args[1:])
-	})
+	c.RunE = func(c *cobra.Command, args []string) error {
+		f.entrypointSet = c.Flags().Changed("entrypoint")
+		if a.stage == userns.StageInside {
+			return a.run(c.Context(), &f, args[0], args[1:])
+		}
+		if err := f.check(); err != nil {
+			return err
+		}
+		return a.runOutside(&f)
+	}
+	f.define(c.Flags())
 	fl := c.Flags()
-	fl.SetInterspersed(false) // what follows the image is the command's
+	fl.BoolVarP(&f.detach, "detach", "d", false, "run in the background, and print the container's ID")
 	fl.BoolVar(&f.rm, "rm", false, "remove the container when it ends")
-	fl.BoolVarP(&f.interactive, "interactive", "i", false, "keep standard input open")
-	fl.BoolVarP(&f.tty, "tty", "t", false, "give the command a terminal")
-	fl.StringArrayVarP(&f.env, "env", "e", nil, "environment variable, as NAME=value, or NAME to pass it on")
-	fl.StringArrayVar(&f.envFiles, "env-file", nil, "file of environment variables, one a line")
-	fl.StringVarP(&f.workdir, "workdir", "w", "", "working directory")
-	fl.StringVarP(&f.user, "user", "u", "", "user[:group], by name or number")
-	fl.StringArrayVarP(&f.volumes, "volume", "v", nil, "bind mount, as HOST:CONTAINER[:ro]")
-	fl.StringArrayVar(&f.tmpfs, "tmpfs", nil, "empty tmpfs, as PATH[:options]")
-	fl.StringVar(&f.entrypoint, "entrypoint", "", "what is executed in place of the image's ENTRYPOINT")
-	fl.StringVar(&f.network, "network", "host", "host or none")
-	fl.StringVar(&f.network, "net", "host", "")
-	fl.MarkHidden("net")
-	fl.StringVarP(&f.hostname, "hostname", "h", "", "host name")
-	fl.StringArrayVar(&f.hosts, "add-host", nil, "line of /etc/hosts, as name:address")
-	fl.BoolVar(&f.readOnly, "read-only", false, "make the root file system read-only")
-	fl.BoolVar(&f.init, "init", false, "run an init that passes signals on and reaps processes")
-	fl.StringVar(&f.pull, "pull", "missing", "when to ask the registry: always, missing or never")
-	fl.StringVar(&f.platform, "platform", "", "platform of the image, as os/arch[/variant]")
-	fl.StringArrayVar(&f.capAdd, "cap-add", nil, "add a capability")
-	fl.StringArrayVar(&f.capDrop, "cap-drop", nil, "drop a capability")
-	fl.Bool("help", false, "help for run") // -h is --hostname, as in docker
+	fl.StringVar(&f.detachKeys, "detach-keys", defaultDetachKeys, "keys that leave a container with a terminal")
+	fl.BoolVar(&f.sigProxy, "sig-proxy", true, "pass signals on to the command")
 	a.usernsFlag(c)
 	return c
 }
 
-// run runs one container in the foreground. It is in the stage inside.
-func (a *app) run(f *runFlags, entrypointSet bool, name string, args []string) error {
+// define adds the flags that run and create share.
+func (f *runFlags) define(fl *pflag.FlagSet) {
+	fl.SetInterspersed(false) // what follows the image is the command's
+	fl.BoolVarP(&f.interactive, "interactive", "i", false, "keep standard input open")
+	fl.BoolVarP(&f.tty, "tty", "t", false, "give the command a terminal")
+	fl.StringVar(&f.name, "name", "", "name of the container (default: one is made up)")
+	fl.StringVar(&f.cidfile, "cidfile", "", "file to write the container's ID to")
+	fl.StringArrayVarP(&f.labels, "label", "l", nil, "label, as KEY=value")
+	fl.StringArrayVar(&f.labelFiles, "label-file", nil, "file of labels, one a line")
+	fl.StringArrayVarP(&f.env, "env", "e", nil, "environment variable, as NAME=value, or NAME to pass it on")
+	fl.StringArrayVar(&f.envFiles, "env-file", nil, "file of environment variables, one a line")
+	fl.StringVarP(&f.workdir, "workdir", "w", "", "working directory")
+	fl.StringVarP(&f.user, "user", "u", "", "user[:group], by name or number")
+	fl.StringVar(&f.entrypoint, "entrypoint", "", "what is executed in place of the image's ENTRYPOINT")
+	fl.StringVarP(&f.hostname, "hostname", "h", "", "host name")
+	fl.StringVar(&f.pull, "pull", "missing", "when to ask the registry: always, missing or never")
+	fl.StringVar(&f.platform, "platform", "", "platform of the image, as os/arch[/variant]")
+	fl.StringVar(&f.restart, "restart", "no", "when to start it again: no, on-failure[:N], always, unless-stopped")
+	fl.StringVar(&f.stopSignal, "stop-signal", "", "signal that asks it to end (default: the image's, or SIGTERM)")
+	fl.IntVar(&f.stopTimeout, "stop-timeout", 10, "seconds before mk stop ends it with SIGKILL; -1: never")
+	f.words.define(fl)
+	fl.Bool("help", false, "help for this command") // -h is --hostname, as in docker
+}
+
+// check refuses what needs no container to be refused.
+func (f *runFlags) check() error {
+	switch name, limit, _ := strings.Cut(f.restart, ":"); name {
+	case "no", "always", "unless-stopped", "on-failure", "":
+		if _, err := strconv.Atoi(limit); limit != "" && (err != nil || name != "on-failure") {
+			return fmt.Errorf("--restart %s: want on-failure:N with a number", f.restart)
+		}
+	default:
+		return fmt.Errorf("--restart %s: want no, on-failure[:N], always or unless-stopped", f.restart)
+	}
+	if f.rm && f.restart != "no" && f.restart != "" {
+		return errors.New("--rm and --restart: a container that is removed when it ends cannot be started again")
+	}
+	if f.stopSignal != "" {
+		if _, err := parseSignal(f.stopSignal); err != nil {
+			return fmt.Errorf("--stop-signal: %w", err)
+		}
+	}
+	if f.tty && f.interactive && !f.detach && !term.IsTerminal(int(os.Stdin.Fd())) {
+		return errNotTerminal
+	}
+	if f.cidfile != "" && exists(f.cidfile) {
+		return fmt.Errorf("--cidfile %s: the file is there already: remove it, or name another", f.cidfile)
+	}
+	return nil
+}
+
+// runOutside is mk run in the stage host: inside makes and holds the container, this process is
+// only the first one that is attached to it.
+func (a *app) runOutside(f *runFlags) error {
+	choice, err := a.choose()
+	if err != nil {
+		return err
+	}
+	s, err := a.launch(choice, os.Args[1:])
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if f.cidfile != "" {
+		if err := os.WriteFile(f.cidfile, []byte(s.id), 0o644); err != nil {
+			return err
+		}
+	}
+	if f.detach {
+		fmt.Println(s.id)
+		return nil
+	}
+	s.tty, s.stdin, s.sigProxy = f.tty, f.interactive, f.sigProxy && !f.tty
+	if s.keys, err = parseDetachKeys(f.detachKeys); err != nil {
+		return err
+	}
+	return s.relay()
+}
+
+// run makes a container and holds it to its end. It is in the stage inside.
+func (a *app) run(ctx context.Context, f *runFlags, name string, args []string) error {
 	s, err := a.open()
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	img, err := s.imageFor(a.life, name, f.pull, f.platform)
+	d, layer, err := s.createContainer(ctx, f, name, args)
 	if err != nil {
 		return err
+	}
+	defer layer.Close() // no-op after Discard
+	c, err := d.Commit()
+	if err != nil {
+		layer.Discard()
+		d.Close()
+		return err
+	}
+	h := holding{
+		store: s, c: c, layer: layer,
+		attach: !f.detach, stdin: f.interactive, settled: d.Close,
+	}
+	if f.rm && !f.detach && !f.tty {
+		// Nobody else will ever ask for its output: it goes where mk's goes, with nothing between.
+		h.direct = &container.IO{Stdout: os.Stdout, Stderr: os.Stderr}
+		if f.interactive {
+			h.direct.Stdin = os.Stdin
+		}
+	}
+	return a.hold(h)
+}
+
+// createContainer makes all of a container but its commit: what it is, and its layer on the image's.
+func (s *store) createContainer(ctx context.Context, f *runFlags, name string, args []string) (_ *container.Draft, _ *snapshot.Draft, err error) {
+	if err := f.check(); err != nil {
+		return nil, nil, err
+	}
+	img, err := s.imageFor(ctx, name, f.pull, f.platform)
+	if err != nil {
+		return nil, nil, err
 	}
 	b := &builder.Builder{Images: s.images, Trees: s.trees, Inside: true}
-	top, err := b.Unpack(a.life, img)
+	top, err := b.Unpack(ctx, img)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	draft, err := s.trees.NewDraft(top)
+	record, err := f.record(img, name, args)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	defer draft.Discard()
-	root, err := draft.Mount()
+	record.Mode = string(s.mode)
+	d, err := s.containers.New(*record)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	defer root.Close()
-	spec, err := f.spec(img, root, entrypointSet, args)
+	layer, err := s.trees.NewKept(d.Path("layer"), top)
 	if err != nil {
-		return err
+		d.Close()
+		return nil, nil, err
 	}
-	hosts, err := hostLines(f.hosts)
+	if err := writeEtc(d.Path("etc"), record.Hostname, f.Hosts); err != nil {
+		layer.Discard()
+		d.Close()
+		return nil, nil, err
+	}
+	return d, layer, nil
+}
+
+// record is what the flags make of an image: all that does not depend on the machine's state at
+// the time of a start.
+func (f *runFlags) record(img *image.Image, name string, args []string) (*container.Record, error) {
+	config := img.Config().Config
+	r := &container.Record{
+		ID: container.NewID(), Name: f.name, Created: time.Now(),
+		Image: name, ImageID: img.ID().String(), ImageTarget: img.Target().Digest.String(),
+		User: config.User, Dir: config.WorkingDir, Hostname: f.hostname,
+		Tty: f.tty, Stdin: f.interactive,
+		StopSignal: config.StopSignal, StopTimeout: f.stopTimeout, AutoRemove: f.rm, Restart: f.restart,
+	}
+	var err error
+	if r.Command, err = commandLine(config, f.entrypoint, f.entrypointSet, args); err != nil {
+		return nil, err
+	}
+	if f.user != "" {
+		r.User = f.user
+	}
+	if f.workdir != "" {
+		if !filepath.IsAbs(f.workdir) {
+			return nil, fmt.Errorf("--workdir %s: want an absolute path", f.workdir)
+		}
+		r.Dir = f.workdir
+	}
+	if f.stopSignal != "" {
+		r.StopSignal = f.stopSignal
+	}
+	if r.Env, err = f.environment(config.Env); err != nil {
+		return nil, err
+	}
+	if r.Labels, err = f.labelsOver(config.Labels); err != nil {
+		return nil, err
+	}
+	if r.Hostname == "" {
+		r.Hostname = r.ID[:12]
+		if f.Network == "host" {
+			if name, err := os.Hostname(); err == nil {
+				r.Hostname = name
+			}
+		}
+	}
+	if err := f.words.settle(); err != nil {
+		return nil, err
+	}
+	r.Words, err = json.Marshal(f.words)
+	return r, err
+}
+
+// start starts one run of a container. stop is to be called when it has ended.
+func (s *store) start(ctx context.Context, c *container.Container, w *words, layer *snapshot.Draft, stdio container.IO) (_ *container.Process, stop func(), err error) {
+	stop = func() {}
+	root, err := layer.Remount()
 	if err != nil {
-		return err
+		return nil, stop, err
 	}
-	etc, err := builder.NewEtc(s.path("tmp"), spec.Hostname, hosts)
+	stop = func() { root.Close() }
+	spec, err := w.spec(s, c, root)
 	if err != nil {
-		return err
+		return nil, stop, err
 	}
-	spec.Mounts = append(spec.Mounts, etc.Mounts()...)
+	if c.Tty {
+		size := terminalSize()
+		spec.Terminal = &size
+	}
 	if emulate := s.emulate(); emulate != nil {
 		emulate(spec, root)
 	}
-	status, err := a.attach(spec, root, f.interactive, f.tty)
-	if err != nil {
-		return err
-	}
-	if status != 0 {
-		return &exitError{status: status}
-	}
-	return nil
+	p, err := container.Start(ctx, spec, root, stdio)
+	return p, stop, err
 }
 
 // imageFor finds the image of a run by the pull policy.
@@ -164,64 +329,6 @@ func (s *store) imageFor(ctx context.Context, name, pull, platform string) (*ima
 		return nil, fmt.Errorf("--platform %s: %w", platform, err)
 	}
 	return find.find(ctx, name, &p)
-}
-
-// spec describes the container: the image's config, changed by the flags.
-func (f *runFlags) spec(img *image.Image, root *os.File, entrypointSet bool, args []string) (*container.Spec, error) {
-	config := img.Config().Config
-	switch f.network {
-	case "host", "none":
-	default:
-		return nil, fmt.Errorf("--network %s: want host or none", f.network)
-	}
-	var err error
-	spec := container.DefaultSpec(container.Namespaces{Net: f.network == "none", Cgroup: true})
-	if spec.Caps, err = container.ParseCaps(f.capAdd, f.capDrop); err != nil {
-		return nil, err
-	}
-	if spec.Seccomp, err = container.DefaultFilter(spec.Caps); err != nil {
-		return nil, err
-	}
-	if spec.Args, err = commandLine(config, f.entrypoint, entrypointSet, args); err != nil {
-		return nil, err
-	}
-	user := config.User
-	if f.user != "" {
-		user = f.user
-	}
-	var home string
-	if spec.User, home, err = container.LookupUser(root, user); err != nil {
-		return nil, err
-	}
-	if spec.Env, err = f.environment(config.Env, home); err != nil {
-		return nil, err
-	}
-	spec.Cwd = config.WorkingDir
-	if f.workdir != "" {
-		if !path.IsAbs(f.workdir) {
-			return nil, fmt.Errorf("--workdir %s: want an absolute path", f.workdir)
-		}
-		spec.Cwd = f.workdir
-	}
-	if err := builder.MakeDirs(root, spec.Cwd, 0, 0); err != nil {
-		return nil, fmt.Errorf("working directory %s: %w", spec.Cwd, err)
-	}
-	spec.Init = f.init
-	spec.RootReadOnly = f.readOnly
-	spec.Hostname = f.hostname
-	if spec.Hostname == "" {
-		spec.Hostname = newContainerID()[:12]
-	}
-	if !slices.ContainsFunc(spec.Env, func(kv string) bool { return strings.HasPrefix(kv, "HOSTNAME=") }) {
-		spec.Env = append(spec.Env, "HOSTNAME="+spec.Hostname)
-	}
-	spec.Name = spec.Hostname
-	if f.tty {
-		spec.Env = append([]string{"TERM=xterm"}, spec.Env...)
-	}
-	mounts, err := f.mounts()
-	spec.Mounts = append(spec.Mounts, mounts...)
-	return spec, err
 }
 
 // commandLine joins ENTRYPOINT and CMD, docker's way: a command on the line
@@ -248,156 +355,41 @@ func commandLine(c image.RunConfig, entrypoint string, entrypointSet bool, args 
 }
 
 // environment is the image's, then files, then flags; later ones win.
-func (f *runFlags) environment(base []string, home string) ([]string, error) {
-	env := slices.Clone(base)
-	set := func(kv string) error {
-		k, v, ok := strings.Cut(kv, "=")
+func (f *runFlags) environment(base []string) ([]string, error) {
+	env := environ(slices.Clone(base))
+	if !env.has("PATH") {
+		env.set("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	}
+	if f.tty && !env.has("TERM") {
+		env.set("TERM=xterm")
+	}
+	err := env.add(f.env, f.envFiles)
+	return env, err
+}
+
+// labelsOver adds the flags' labels to an image's.
+func (f *runFlags) labelsOver(base map[string]string) (map[string]string, error) {
+	labels := map[string]string{}
+	for k, v := range base {
+		labels[k] = v
+	}
+	add := func(word string) error {
+		k, v, _ := strings.Cut(word, "=")
 		if k == "" {
-			return fmt.Errorf("--env %s: want NAME=value", kv)
+			return fmt.Errorf("--label %s: want KEY=value", word)
 		}
-		if !ok {
-			if v, ok = os.LookupEnv(k); !ok {
-				env = slices.DeleteFunc(env, func(o string) bool { return strings.HasPrefix(o, k+"=") })
-				return nil
-			}
-		}
-		for i, o := range env {
-			if strings.HasPrefix(o, k+"=") {
-				env[i] = k + "=" + v
-				return nil
-			}
-		}
-		env = append(env, k+"="+v)
+		labels[k] = v
 		return nil
 	}
-	if !slices.ContainsFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "PATH=") }) {
-		env = append(env, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-	}
-	if !slices.ContainsFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "HOME=") }) {
-		env = append(env, "HOME="+home)
-	}
-	for _, file := range f.envFiles {
-		lines, err := os.Open(file)
-		if err != nil {
-			return nil, fmt.Errorf("--env-file: %w", err)
+	for _, file := range f.labelFiles {
+		if err := eachLine(file, add); err != nil {
+			return nil, fmt.Errorf("--label-file: %w", err)
 		}
-		for scan := bufio.NewScanner(lines); scan.Scan(); {
-			line := strings.TrimLeft(scan.Text(), " \t")
-			if line == "" || line[0] == '#' {
-				continue
-			}
-			if err := set(line); err != nil {
-				lines.Close()
-				return nil, fmt.Errorf("--env-file %s: %w", file, err)
-			}
-		}
-		lines.Close()
 	}
-	for _, kv := range f.env {
-		if err := set(kv); err != nil {
+	for _, word := range f.labels {
+		if err := add(word); err != nil {
 			return nil, err
 		}
 	}
-	return env, nil
-}
-
-// mounts are those of -v and --tmpfs.
-func (f *runFlags) mounts() ([]container.Mount, error) {
-	var mounts []container.Mount
-	for _, v := range f.volumes {
-		m, err := parseVolume(v)
-		if err != nil {
-			return nil, err
-		}
-		mounts = append(mounts, m)
-	}
-	for _, t := range f.tmpfs {
-		dest, options, _ := strings.Cut(t, ":")
-		if !path.IsAbs(dest) {
-			return nil, fmt.Errorf("--tmpfs %s: want an absolute path", t)
-		}
-		mounts = append(mounts, container.Mount{Type: container.Tmpfs, Dest: dest, Data: options, NoSuid: true, NoDev: true, NoExec: true})
-	}
-	return mounts, nil
-}
-
-// parseVolume reads -v HOST:CONTAINER[:options]. A host path that is not there
-// is made, as docker does.
-func parseVolume(v string) (container.Mount, error) {
-	parts := strings.Split(v, ":")
-	if len(parts) < 2 || len(parts) > 3 {
-		return container.Mount{}, fmt.Errorf("--volume %s: want HOST:CONTAINER[:options]", v)
-	}
-	m := container.Mount{Type: container.Bind, Dest: parts[1]}
-	if !path.IsAbs(m.Dest) {
-		return m, fmt.Errorf("--volume %s: %s is not absolute", v, m.Dest)
-	}
-	if !strings.ContainsRune(parts[0], '/') && parts[0] != "." && parts[0] != ".." {
-		return m, fmt.Errorf("--volume %s: named volumes are not supported yet; for a directory write ./%s", v, parts[0])
-	}
-	var err error
-	if m.Source, err = filepath.Abs(parts[0]); err != nil {
-		return m, err
-	}
-	if len(parts) == 3 {
-		for _, o := range strings.Split(parts[2], ",") {
-			switch o {
-			case "ro", "readonly":
-				m.ReadOnly = true
-			case "rw", "z", "Z", "rprivate", "private", "rbind":
-			default:
-				return m, fmt.Errorf("--volume %s: unknown option %q", v, o)
-			}
-		}
-	}
-	if _, err := os.Stat(m.Source); errors.Is(err, os.ErrNotExist) {
-		if err := os.MkdirAll(m.Source, 0o755); err != nil {
-			return m, fmt.Errorf("--volume %s: %w", v, err)
-		}
-	}
-	return m, nil
-}
-
-// attach starts a container on mk's own standard streams and waits for it.
-// Signals go to the container; it ends when the process outside does.
-func (a *app) attach(spec *container.Spec, root *os.File, interactive, tty bool) (status int, err error) {
-	io := container.IO{Stdout: os.Stdout, Stderr: os.Stderr}
-	if tty {
-		if interactive && !term.IsTerminal(int(os.Stdin.Fd())) {
-			return 0, errNotTerminal
-		}
-		size := terminalSize()
-		spec.Terminal = &size
-		io = container.IO{}
-	} else if interactive {
-		io.Stdin = os.Stdin
-	}
-	p, err := container.Start(a.life, spec, root, io)
-	if err != nil {
-		var start *container.StartError
-		if errors.As(err, &start) {
-			return 0, &exitError{status: start.Code, err: err}
-		}
-		return 0, err
-	}
-	for _, n := range p.Notices() {
-		fmt.Fprintln(os.Stderr, "mk:", n)
-	}
-	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
-	defer signal.Stop(signals)
-	go func() {
-		for s := range signals {
-			p.Signal(s.(unix.Signal))
-		}
-	}()
-	if tty {
-		t, err := openTerminal(p, interactive)
-		if err != nil {
-			return 0, err
-		}
-		defer t.close()
-	}
-	end, err := p.Wait()
-	return end.Code, err
+	return labels, nil
 }

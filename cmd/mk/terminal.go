@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"errors"
-	"io"
+	"fmt"
 	"os"
-	"os/signal"
+	"strings"
+	"sync"
+	"time"
 
-	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"mk/container"
@@ -14,60 +16,75 @@ import (
 
 var errNotTerminal = errors.New("the input device is not a TTY")
 
-// terminal connects mk's own terminal with a container's: raw mode here while
-// it lasts, bytes both ways, and the size whenever it changes.
-type terminal struct {
-	old  *term.State
-	stop chan struct{}
-	out  chan struct{}
-}
-
 // terminalSize is the size of mk's terminal, 80 by 24 where it has none.
 func terminalSize() container.Size {
-	if w, h, err := term.GetSize(int(os.Stdin.Fd())); err == nil && w > 0 && h > 0 {
-		return container.Size{Rows: uint16(h), Cols: uint16(w)}
+	for _, f := range []*os.File{os.Stdin, os.Stdout} {
+		if w, h, err := term.GetSize(int(f.Fd())); err == nil && w > 0 && h > 0 {
+			return container.Size{Rows: uint16(h), Cols: uint16(w)}
+		}
 	}
 	return container.Size{Rows: 24, Cols: 80}
 }
 
-// openTerminal begins. Input is passed on only if interactive.
-func openTerminal(p *container.Process, interactive bool) (*terminal, error) {
-	t := &terminal{stop: make(chan struct{}), out: make(chan struct{})}
-	master := p.Terminal()
-	if interactive && term.IsTerminal(int(os.Stdin.Fd())) {
-		var err error
-		if t.old, err = term.MakeRaw(int(os.Stdin.Fd())); err != nil {
-			return nil, err
-		}
-	}
+// drain waits for the last output of a terminal whose command has ended; one that it left behind
+// may hold it open, and is not waited for.
+func drain(out *sync.WaitGroup) {
+	done := make(chan struct{})
 	go func() {
-		defer close(t.out)
-		io.Copy(os.Stdout, master) // ends with EIO when the last process has closed the other side
+		out.Wait()
+		close(done)
 	}()
-	if interactive {
-		go io.Copy(master, os.Stdin) // left behind when the container ends: a read cannot be taken back
+	select {
+	case <-done:
+	case <-time.After(time.Second):
 	}
-	resized := make(chan os.Signal, 1)
-	signal.Notify(resized, unix.SIGWINCH)
-	go func() {
-		defer signal.Stop(resized)
-		for {
-			select {
-			case <-resized:
-				p.Resize(terminalSize())
-			case <-t.stop:
-				return
-			}
-		}
-	}()
-	return t, nil
 }
 
-// close waits for the last output and gives the terminal back as it was.
-func (t *terminal) close() {
-	<-t.out
-	close(t.stop)
-	if t.old != nil {
-		term.Restore(int(os.Stdin.Fd()), t.old)
+// defaultDetachKeys are docker's.
+const defaultDetachKeys = "ctrl-p,ctrl-q"
+
+// parseDetachKeys reads --detach-keys: characters and ctrl-X, separated by commas; "" is none.
+func parseDetachKeys(text string) ([]byte, error) {
+	var keys []byte
+	for _, k := range strings.Split(text, ",") {
+		switch c, ctrl := strings.CutPrefix(k, "ctrl-"); {
+		case text == "":
+		case !ctrl && len(k) == 1:
+			keys = append(keys, k[0])
+		case ctrl && len(c) == 1 && (c[0] >= 'a' && c[0] <= 'z' || strings.ContainsRune(`@[\]^_`, rune(c[0]))):
+			keys = append(keys, c[0]&0x1f)
+		default:
+			return nil, fmt.Errorf("--detach-keys %s: want characters and ctrl-X, separated by commas", text)
+		}
 	}
+	return keys, nil
+}
+
+// keySequence finds a sequence of keys in what is typed.
+type keySequence struct {
+	want []byte
+	have int // how many of them were the last ones typed
+}
+
+// filter returns what of a piece is to be passed on, and whether the sequence is complete. A
+// beginning of it is held back until the next key says that it is none.
+func (k *keySequence) filter(piece []byte) (pass []byte, complete bool) {
+	if len(k.want) == 0 {
+		return piece, false
+	}
+	var out bytes.Buffer
+	for _, b := range piece {
+		if b != k.want[k.have] {
+			out.Write(k.want[:k.have])
+			k.have = 0
+		}
+		if b == k.want[k.have] {
+			if k.have++; k.have == len(k.want) {
+				return out.Bytes(), true
+			}
+			continue
+		}
+		out.WriteByte(b)
+	}
+	return out.Bytes(), false
 }

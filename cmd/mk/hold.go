@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"mk/container"
+	"mk/snapshot"
+)
+
+// holding is all that this process needs to become a container's holder.
+type holding struct {
+	store   *store
+	c       *container.Container
+	layer   *snapshot.Draft
+	attach  bool          // the process outside is to have the streams
+	stdin   bool          // it wants to write, too
+	direct  *container.IO // it has them already
+	settled func() error  // gives the container's change lock back
+}
+
+// hold starts a container, tells the process outside, lets go of the caller's terminal and of the
+// store, and stays until the container has ended. It is in the stage inside.
+func (a *app) hold(h holding) error {
+	if len(a.in.Files) != 1 {
+		return errors.New("hold a container: there is nobody to tell")
+	}
+	client, err := container.NewConn(a.in.Files[0])
+	if err != nil {
+		return err
+	}
+	var w words
+	if err := json.Unmarshal(h.c.Words, &w); err != nil {
+		return fmt.Errorf("container %s: %w", h.c.Name, err)
+	}
+	if err := refreshResolv(h.c.Path("etc")); err != nil {
+		return err
+	}
+	s, c, layer := h.store, h.c, h.layer
+	ready := false
+	stop := func() {} // what goes on beside a run
+	err = c.Hold(context.Background(), container.Run{
+		Client: client, Attach: h.attach, Stdin: h.stdin, Direct: h.direct, Log: true,
+		Start: func(ctx context.Context, stdio container.IO) (p *container.Process, err error) {
+			p, stop, err = s.start(ctx, c, &w, layer, stdio)
+			return p, err
+		},
+		After: func() { stop() },
+		Last: func() error {
+			if !c.AutoRemove {
+				return layer.Close()
+			}
+			return s.removeContainer(c, layer, &w)
+		},
+		Ready: func(notices []string) {
+			ready = true
+			for _, n := range notices {
+				fmt.Fprintln(os.Stderr, "mk:", n)
+			}
+			h.settled()
+			s.Close()
+			letGo()
+		},
+	})
+	if ready {
+		return nil // it was written down; nobody is there to read it
+	}
+	if c.AutoRemove {
+		s.removeContainer(c, layer, &w)
+	} else {
+		layer.Close()
+	}
+	h.settled()
+	var start *container.StartError
+	if errors.As(err, &start) {
+		return &exitError{status: start.Code, err: err}
+	}
+	return err
+}
+
+// letGo leaves the caller's session, terminal, directory, and the memory that starting took.
+func letGo() {
+	if null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0); err == nil {
+		for fd := range 3 {
+			unix.Dup3(int(null.Fd()), fd, 0)
+		}
+		null.Close()
+	}
+	unix.Setsid()
+	os.Chdir("/")
+	debug.SetGCPercent(25) // it has next to nothing to do
+	debug.FreeOSMemory()
+}
+
+// removeContainer removes a container that is not running, whose layer is open or whose change
+// lock is held.
+func (s *store) removeContainer(c *container.Container, layer *snapshot.Draft, w *words) error {
+	var err error
+	if layer != nil {
+		err = layer.Discard()
+	} else {
+		err = snapshot.RemoveKept(c.Path("layer"))
+	}
+	if err != nil {
+		return err
+	}
+	if err := c.Remove(); err != nil {
+		return err
+	}
+	for _, p := range w.Places {
+		if p.Type == "volume" && p.Own {
+			if err := s.removeVolume(p.Source); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// writeEtc makes the files of /etc that are a container's own and never part of an image.
+func writeEtc(dir, hostname string, hosts []string) error {
+	lines, err := hostLines(hosts)
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	text := "127.0.0.1\tlocalhost " + hostname + "\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+	if len(lines) > 0 {
+		text += strings.Join(lines, "\n") + "\n"
+	}
+	if err := writeFile(filepath.Join(dir, "hosts"), text); err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(dir, "hostname"), hostname+"\n")
+}
+
+// refreshResolv gives a container the machine's resolv.conf of today.
+func refreshResolv(dir string) error {
+	text, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return writeFile(filepath.Join(dir, "resolv.conf"), string(text))
+}
+
+// writeFile writes a file that everybody may read, whatever the umask.
+func writeFile(path, text string) error {
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		return err
+	}
+	return os.Chmod(path, 0o644)
+}

@@ -1,0 +1,136 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"mk/container"
+)
+
+const rmHelp = `Remove containers, with what they changed and the volumes that are theirs alone.
+
+A running one is removed only with --force, which kills it.`
+
+func newRm(a *app) *cobra.Command {
+	var force, volumes bool
+	c := &cobra.Command{Use: "rm [flags] CONTAINER...", Short: "Remove containers", Long: rmHelp, Args: cobra.MinimumNArgs(1)}
+	c.RunE = a.inside(func(c *cobra.Command, args []string) error {
+		s, err := a.open()
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		var failed error
+		for _, name := range args {
+			err := s.rm(name, force)
+			if force && errors.Is(err, container.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				fmt.Fprintf(os.Stderr, "mk: remove %s: %v\n", name, err)
+				failed = &exitError{status: exitFailed}
+				continue
+			}
+			fmt.Println(name)
+		}
+		return failed
+	})
+	c.Flags().BoolVarP(&force, "force", "f", false, "kill running ones; say nothing of missing ones")
+	c.Flags().BoolVarP(&volumes, "volumes", "v", false, "as in docker; a container's own volumes always go with it")
+	a.usernsFlag(c)
+	return c
+}
+
+// rm removes one container.
+func (s *store) rm(name string, force bool) error {
+	c, err := s.containers.Find(name)
+	if err != nil {
+		return err
+	}
+	if force {
+		if err := stopContainer(c, "KILL", -1); err != nil {
+			return err
+		}
+	}
+	unlock, err := c.Change()
+	if errors.Is(err, container.ErrNotFound) && force {
+		return nil // it was one of --rm
+	} else if err != nil {
+		return err
+	}
+	defer unlock()
+	running, err := c.Running()
+	if err != nil {
+		return err
+	}
+	if running {
+		return fmt.Errorf("%w: stop it first, or use --force", container.ErrRunning)
+	}
+	if mode := string(s.mode); c.Mode != mode {
+		return fmt.Errorf("it was made in mode %s, and its files have the owners of that; use --userns %s", c.Mode, c.Mode)
+	}
+	var w words
+	if err := json.Unmarshal(c.Words, &w); err != nil {
+		return err
+	}
+	return s.removeContainer(c, nil, &w)
+}
+
+// containerPrune removes all containers that do not run.
+func newContainerPrune(a *app) *cobra.Command {
+	var force bool
+	c := &cobra.Command{Use: "prune", Short: "Remove all containers that do not run", Args: cobra.NoArgs}
+	c.RunE = a.inside(func(c *cobra.Command, _ []string) error {
+		s, err := a.open()
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		all, err := s.containers.List()
+		if err != nil {
+			return err
+		}
+		var freed int64
+		for _, c := range all {
+			if running, err := c.Running(); err != nil || running || c.Mode != string(s.mode) {
+				continue
+			}
+			used := diskUse(c.Path("layer"))
+			if err := s.rm(c.ID, false); errors.Is(err, container.ErrRunning) || errors.Is(err, container.ErrNotFound) {
+				continue
+			} else if err != nil {
+				return fmt.Errorf("remove %s: %w", c.Name, err)
+			}
+			freed += used
+			fmt.Println(c.ID)
+		}
+		fmt.Printf("Total reclaimed space: %s\n", size(freed))
+		return nil
+	})
+	c.Flags().BoolVarP(&force, "force", "f", false, "as in docker; mk prune never asks")
+	a.usernsFlag(c)
+	return c
+}
+
+// diskUse is the bytes on disk below a directory, as far as it can be read.
+func diskUse(dir string) (bytes int64) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return 0
+	}
+	for _, e := range entries {
+		var st unix.Stat_t
+		if path := dir + "/" + e.Name(); unix.Lstat(path, &st) == nil {
+			bytes += st.Blocks * 512
+			if e.IsDir() {
+				bytes += diskUse(path)
+			}
+		}
+	}
+	return bytes
+}

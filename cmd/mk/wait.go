@@ -1,0 +1,29 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
+
+func newWait(a *app) *cobra.Command {
+	c := &cobra.Command{
+		Use: "wait CONTAINER...", Short: "Wait until containers end, and print their exit statuses",
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			all, err := findContainers(args)
+			if err != nil {
+				return err
+			}
+			for _, c := range all {
+				code, err := c.Wait()
+				if err != nil {
+					return err
+				}
+				fmt.Println(code)
+			}
+			return nil
+		},
+	}
+	return c
+}

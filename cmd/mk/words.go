@@ -1,0 +1,261 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"mk/builder"
+	"mk/container"
+)
+
+// words are what a command line says of a container beyond its record: kept with it, and made
+// into a spec at every start.
+type words struct {
+	Network  string
+	Hosts    []string
+	ReadOnly bool
+	Init     bool
+	CapAdd   []string
+	CapDrop  []string
+	Places   []place // of -v, --mount and --tmpfs, settled
+
+	security
+
+	volumes []string
+	tmpfs   []string
+	mounts  []string
+}
+
+// place is one mount that was asked for.
+type place struct {
+	Type     string // bind, volume, tmpfs
+	Source   string // a path; the name of a volume
+	Dest     string
+	Options  string // of a tmpfs
+	ReadOnly bool
+	Own      bool // an anonymous volume: it goes with the container
+}
+
+func (w *words) define(fl *pflag.FlagSet) {
+	fl.StringArrayVarP(&w.volumes, "volume", "v", nil, "bind mount, as HOST:CONTAINER[:ro], or a volume, as NAME:CONTAINER[:ro]")
+	fl.StringArrayVar(&w.mounts, "mount", nil, "mount, as type=bind|volume|tmpfs,source=…,target=…[,readonly]")
+	fl.StringArrayVar(&w.tmpfs, "tmpfs", nil, "empty tmpfs, as PATH[:options]")
+	fl.StringVar(&w.Network, "network", "host", "host or none")
+	fl.StringVar(&w.Network, "net", "host", "")
+	fl.MarkHidden("net")
+	fl.StringArrayVar(&w.Hosts, "add-host", nil, "line of /etc/hosts, as name:address")
+	fl.BoolVar(&w.ReadOnly, "read-only", false, "make the root file system read-only")
+	fl.BoolVar(&w.Init, "init", false, "run an init that passes signals on and reaps processes")
+	fl.StringArrayVar(&w.CapAdd, "cap-add", nil, "add a capability")
+	fl.StringArrayVar(&w.CapDrop, "cap-drop", nil, "drop a capability")
+	w.security.define(fl)
+}
+
+// settle reads the flags that depend on where mk was called.
+func (w *words) settle() error {
+	switch w.Network {
+	case "host", "none":
+	default:
+		return fmt.Errorf("--network %s: want host or none", w.Network)
+	}
+	if _, err := container.ParseCaps(w.CapAdd, w.CapDrop); err != nil {
+		return err
+	}
+	if _, err := hostLines(w.Hosts); err != nil {
+		return err
+	}
+	w.Places = nil
+	for _, v := range w.volumes {
+		p, err := parseVolume(v)
+		if err != nil {
+			return err
+		}
+		w.Places = append(w.Places, p)
+	}
+	for _, m := range w.mounts {
+		p, err := parseMount(m)
+		if err != nil {
+			return fmt.Errorf("--mount %s: %w", m, err)
+		}
+		w.Places = append(w.Places, p)
+	}
+	for _, t := range w.tmpfs {
+		dest, options, _ := strings.Cut(t, ":")
+		if !path.IsAbs(dest) {
+			return fmt.Errorf("--tmpfs %s: want an absolute path", t)
+		}
+		w.Places = append(w.Places, place{Type: container.Tmpfs, Dest: dest, Options: options})
+	}
+	return w.security.settle()
+}
+
+// spec describes a run of the container in root.
+func (w *words) spec(s *store, c *container.Container, root *os.File) (*container.Spec, error) {
+	var err error
+	spec := container.DefaultSpec(container.Namespaces{Net: w.Network == "none", Cgroup: true})
+	if spec.Caps, err = container.ParseCaps(w.CapAdd, w.CapDrop); err != nil {
+		return nil, err
+	}
+	if spec.Seccomp, err = container.DefaultFilter(spec.Caps); err != nil {
+		return nil, err
+	}
+	var home string
+	if spec.User, home, err = container.LookupUser(root, c.User); err != nil {
+		return nil, err
+	}
+	env := environ(slices.Clone(c.Env))
+	if !env.has("HOME") {
+		env.set("HOME=" + home)
+	}
+	if !env.has("HOSTNAME") {
+		env.set("HOSTNAME=" + c.Hostname)
+	}
+	spec.Args, spec.Env, spec.Cwd = c.Command, env, c.Dir
+	if err := builder.MakeDirs(root, spec.Cwd, 0, 0); err != nil {
+		return nil, fmt.Errorf("working directory %s: %w", spec.Cwd, err)
+	}
+	spec.Init = w.Init
+	spec.RootReadOnly = w.ReadOnly
+	spec.Hostname = c.Hostname
+	spec.Name = c.Name
+	for _, name := range []string{"resolv.conf", "hosts", "hostname"} {
+		spec.Mounts = append(spec.Mounts, container.Mount{
+			Type: container.Bind, Source: filepath.Join(c.Path("etc"), name), Dest: "/etc/" + name})
+	}
+	for _, p := range w.Places {
+		m := container.Mount{Type: p.Type, Source: p.Source, Dest: p.Dest, Data: p.Options, ReadOnly: p.ReadOnly}
+		switch p.Type {
+		case container.Tmpfs:
+			m.NoSuid, m.NoDev, m.NoExec = true, true, !slices.Contains(strings.Split(p.Options, ","), "exec")
+			m.Data = tmpfsOptions(p.Options)
+		case "volume":
+			m.Type = container.Bind
+			if m.Source, err = s.volumeDir(p.Source); err != nil {
+				return nil, err
+			}
+		}
+		spec.Mounts = append(spec.Mounts, m)
+	}
+	return spec, w.security.apply(spec)
+}
+
+// tmpfsOptions leaves of docker's options those that are the file system's own.
+func tmpfsOptions(options string) string {
+	return strings.Join(slices.DeleteFunc(strings.Split(options, ","), func(o string) bool {
+		switch o {
+		case "rw", "ro", "exec", "noexec", "suid", "nosuid", "dev", "nodev", "":
+			return true
+		}
+		return false
+	}), ",")
+}
+
+// parseVolume reads -v HOST:CONTAINER[:options], NAME:CONTAINER[:options], or CONTAINER alone for
+// an anonymous volume. A host path that is not there is made, as docker does.
+func parseVolume(v string) (place, error) {
+	parts := strings.Split(v, ":")
+	if len(parts) > 3 || v == "" {
+		return place{}, fmt.Errorf("--volume %s: want HOST:CONTAINER[:options]", v)
+	}
+	p := place{Type: container.Bind}
+	switch {
+	case len(parts) == 1:
+		p.Type, p.Dest, p.Own = "volume", parts[0], true
+		p.Source = container.NewID()
+	case !strings.ContainsRune(parts[0], '/') && parts[0] != "." && parts[0] != "..":
+		p.Type, p.Source, p.Dest = "volume", parts[0], parts[1]
+	default:
+		p.Source, p.Dest = parts[0], parts[1]
+	}
+	if !path.IsAbs(p.Dest) {
+		return p, fmt.Errorf("--volume %s: %s is not absolute", v, p.Dest)
+	}
+	if len(parts) == 3 {
+		for _, o := range strings.Split(parts[2], ",") {
+			switch o {
+			case "ro", "readonly":
+				p.ReadOnly = true
+			case "rw", "z", "Z", "rprivate", "private", "rbind", "nocopy":
+			default:
+				return p, fmt.Errorf("--volume %s: unknown option %q", v, o)
+			}
+		}
+	}
+	if p.Type == "volume" {
+		return p, nil
+	}
+	var err error
+	if p.Source, err = filepath.Abs(p.Source); err != nil {
+		return p, err
+	}
+	if !exists(p.Source) {
+		if err := os.MkdirAll(p.Source, 0o755); err != nil {
+			return p, fmt.Errorf("--volume %s: %w", v, err)
+		}
+	}
+	return p, nil
+}
+
+// parseMount reads the value of --mount.
+func parseMount(text string) (place, error) {
+	p := place{Type: "volume"}
+	size, mode := "", ""
+	for _, field := range strings.Split(text, ",") {
+		key, value, set := strings.Cut(field, "=")
+		switch key {
+		case "type":
+			p.Type = value
+		case "source", "src":
+			p.Source = value
+		case "target", "destination", "dst":
+			p.Dest = value
+		case "readonly", "ro":
+			p.ReadOnly = !set || value == "true" || value == "1"
+		case "tmpfs-size", "size":
+			size = value
+		case "tmpfs-mode":
+			mode = value
+		case "bind-propagation", "consistency", "volume-nocopy":
+		default:
+			return p, fmt.Errorf("unknown field %q", key)
+		}
+	}
+	if !path.IsAbs(p.Dest) {
+		return p, fmt.Errorf("target %q is not an absolute path", p.Dest)
+	}
+	switch p.Type {
+	case "bind":
+		if p.Source == "" {
+			return p, fmt.Errorf("a bind mount wants a source")
+		}
+		var err error
+		if p.Source, err = filepath.Abs(p.Source); err != nil {
+			return p, err
+		}
+		if _, err := os.Stat(p.Source); err != nil {
+			return p, err
+		}
+	case "volume":
+		if p.Source == "" {
+			p.Source, p.Own = container.NewID(), true
+		}
+	case "tmpfs":
+		var options []string
+		if size != "" {
+			options = append(options, "size="+size)
+		}
+		if mode != "" {
+			options = append(options, "mode="+mode)
+		}
+		p.Options = strings.Join(options, ",")
+	default:
+		return p, fmt.Errorf("type %q: want bind, volume or tmpfs", p.Type)
+	}
+	return p, nil
+}

@@ -1,0 +1,273 @@
+package container
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"mk/userns"
+)
+
+// Exec is another command for a running container. What it does not say is as in the container's
+// Spec: environment, capabilities, filter, limits.
+type Exec struct {
+	Args       []string
+	Env        []string // NAME=value, over the container's
+	Cwd        string   // "" is the container's
+	User       string   // as LookupUser has it, looked up in the container; "" is the container's
+	Privileged bool     // all capabilities, no filter
+	Terminal   *Size    // non-nil: a pty of this size
+}
+
+// Exec starts a command in a running container, in all of its namespaces, and returns when it has
+// been exec'd. Its parent is this process; it ends with the container. Wait must be called. The
+// errors are those of Start.
+//
+//	holder                                   mk:init
+//	a thread that joined the pid namespace:
+//	clone                                →   exec (a read-only mk); read the orders
+//	                                         join mnt, net, ipc, uts, cgroup: nothing of the outside is left
+//	Terminal                             ←   user, pty, directory, look the command up
+//	Exec returns                         ←   become what the container may be; execve
+//
+// Processes of the container see the helper, by its pid, before it has become one of theirs. They
+// may not touch it, since it has capabilities that they lack; in a container that was given all of
+// them, or SYS_PTRACE, root could. Such a container is a convenience and no boundary.
+func (p *Process) Exec(e *Exec, stdio IO) (_ *Process, err error) {
+	spec := *p.spec
+	spec.Args = e.Args
+	spec.Mounts, spec.Masked, spec.ReadOnly, spec.Sysctls = nil, nil, nil, nil
+	spec.Terminal = e.Terminal
+	if e.Cwd != "" {
+		spec.Cwd = e.Cwd
+	}
+	if e.Privileged {
+		spec.Caps, spec.Seccomp, spec.NoNewPrivs = AllCaps, nil, false
+	}
+	if err := spec.check(); err != nil {
+		return nil, err
+	}
+	init, err := p.pidfd()
+	if err != nil {
+		return nil, err
+	}
+	defer init.Close()
+	told, err := writeOrders(orders{Spec: &spec, Join: e})
+	if err != nil {
+		return nil, err
+	}
+	defer told.Close()
+	self, err := readOnlySelf()
+	if err != nil {
+		return nil, err
+	}
+	defer self.Close()
+	control, theirs, err := controlPair()
+	if err != nil {
+		return nil, err
+	}
+	defer control.Close()
+	defer theirs.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
+	files := []*os.File{stdio.Stdin, stdio.Stdout, stdio.Stderr, told, theirs, init, self}
+	for i, f := range files {
+		if f == nil || i < 3 && e.Terminal != nil {
+			files[i] = null
+		}
+	}
+	work, err := p.joiner.thread(init)
+	if err != nil {
+		return nil, err
+	}
+	joined := &Process{done: make(chan struct{}), spec: &spec, unwatch: func() bool { return true }}
+	started := make(chan error)
+	work <- func() {
+		joined.proc, err = os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", selfFD), []string{userns.InitName}, &os.ProcAttr{
+			Env:   []string{},
+			Files: files,
+			Sys:   &syscall.SysProcAttr{Setsid: true}, // its parent has no pid there: Go's check for Pdeathsig would kill it
+		})
+		started <- err
+	}
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("start a process in the container: %w", err)
+	}
+	theirs.Close()
+	if err := joined.listen(control, spec.Listener); err != nil {
+		joined.proc.Kill()
+		joined.wait()
+		if joined.terminal != nil {
+			joined.terminal.Close()
+		}
+		return nil, err
+	}
+	return joined, nil
+}
+
+// ErrNotRunning is the answer to what only a running container can do.
+var ErrNotRunning = errors.New("the container is not running")
+
+// pidfd is a descriptor of pid 1, which names its namespaces for setns(2).
+func (p *Process) pidfd() (*os.File, error) {
+	select {
+	case <-p.done:
+		return nil, ErrNotRunning
+	default:
+	}
+	fd, err := unix.PidfdOpen(p.proc.Pid, 0)
+	if err != nil {
+		return nil, ErrNotRunning
+	}
+	return os.NewFile(uintptr(fd), "pid 1"), nil
+}
+
+// joiner is a thread whose children are born in the container's pid namespace. To join that takes
+// a thread for ever, and a child ends with the thread that started it: so there is one a
+// container, made for the first Exec.
+type joiner struct {
+	once sync.Once
+	work chan func()
+	err  error
+}
+
+func (j *joiner) thread(init *os.File) (chan<- func(), error) {
+	j.once.Do(func() {
+		j.work = make(chan func())
+		joined := make(chan error)
+		go func() {
+			runtime.LockOSThread()
+			err := unix.Setns(int(init.Fd()), unix.CLONE_NEWPID)
+			joined <- err
+			if err != nil {
+				return // and the thread with it
+			}
+			for f := range j.work {
+				f()
+			}
+		}()
+		if err := <-joined; err != nil {
+			j.err = fmt.Errorf("join the container's pid namespace: %w", err)
+		}
+	})
+	return j.work, j.err
+}
+
+// controlPair is the socket between Start and init.
+func controlPair() (ours, theirs *os.File, err error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make the socket to init: %w", err)
+	}
+	return os.NewFile(uintptr(pair[0]), "control"), os.NewFile(uintptr(pair[1]), "control of init"), nil
+}
+
+// join is stage init for Exec: a process of the container's pid namespace that is still everywhere
+// else. It returns only with an error.
+func join(spec *Spec, e *Exec) error {
+	runtime.LockOSThread() // namespaces, identity and filters belong to threads
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return err
+	}
+	// A thread that shares its directories with others cannot join a mount namespace.
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("unshare the working directory: %w", err)
+	}
+	flags := unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
+	if spec.Namespaces.Net {
+		flags |= unix.CLONE_NEWNET
+	}
+	if spec.Namespaces.Cgroup {
+		flags |= unix.CLONE_NEWCGROUP
+	}
+	denied := setgroupsDenied()
+	if err := unix.Setns(rootFD, flags); err != nil {
+		return fmt.Errorf("join the container's namespaces: %w", err)
+	}
+
+	// Where: in the container, still with all capabilities.
+	root, err := os.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	if e.User != "" {
+		user, home, err := LookupUser(root, e.User)
+		if err != nil {
+			return fail(126, "%w", err)
+		}
+		if user.UID != spec.User.UID {
+			spec.Env = setEnv(spec.Env, "HOME="+home)
+		}
+		spec.User = user
+	}
+	for _, kv := range e.Env {
+		spec.Env = setEnv(spec.Env, kv)
+	}
+	tty := -1
+	if spec.Terminal != nil {
+		master, slave, err := newTerminal(int(root.Fd()), spec)
+		if err != nil {
+			return fmt.Errorf("open a terminal: %w", err)
+		}
+		if err := send(packet{Terminal: true}, master); err != nil {
+			return err
+		}
+		tty = slave
+	}
+	for _, l := range spec.Rlimits {
+		if err := syscall.Setrlimit(l.Resource, &syscall.Rlimit{Cur: l.Soft, Max: l.Hard}); err != nil {
+			return fmt.Errorf("set limit %d to %d:%d: %w", l.Resource, l.Soft, l.Hard, err)
+		}
+	}
+	unix.Umask(int(spec.Umask))
+	if err := enterCwd(spec.Cwd); err != nil {
+		return err
+	}
+	file, err := lookPath(spec)
+	if err != nil {
+		return err
+	}
+	if tty >= 0 {
+		if err := useTerminal(tty, true); err != nil {
+			return fmt.Errorf("use the terminal: %w", err)
+		}
+	} else {
+		giveStreams(spec.User)
+	}
+	if err := unix.CloseRange(3, maxFD, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("mark descriptors close-on-exec: %w", err)
+	}
+	if err := become(spec, denied); err != nil {
+		return err
+	}
+	return execError(spec, file, syscall.Exec(file, spec.Args, spec.Env))
+}
+
+// setEnv sets one NAME=value, or removes a bare NAME.
+func setEnv(env []string, kv string) []string {
+	name, _, set := strings.Cut(kv, "=")
+	env = slices.Clone(env)
+	for i, old := range env {
+		if strings.HasPrefix(old, name+"=") {
+			if !set {
+				return slices.Delete(env, i, i+1)
+			}
+			env[i] = kv
+			return env
+		}
+	}
+	if set {
+		env = append(env, kv)
+	}
+	return env
+}

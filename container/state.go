@@ -1,0 +1,514 @@
+package container
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Store is the directory of all containers that are kept, running or not. Any number of processes
+// may use it at once.
+//
+//	containers/
+//	  lock               flock: held for moments, by who makes, renames or removes a container
+//	  names/<name>       a symlink to the ID of the container that has the name
+//	  <id>/              one container
+//	    config.json      Record: what it is
+//	    status.json      Status: how it began and ended; missing until it was started
+//	    change           flock: held while somebody starts, copies into or removes it
+//	    running          write-locked (OFD) exactly while its holder lives
+//	    control          the holder's socket
+//	    log              what it wrote: docker's JSON lines
+//	    etc/             its own hosts, hostname and resolv.conf
+//	    layer/           what it changed: a kept draft of package snapshot
+//
+// Rules:
+//   - config.json, by its rename, is the commit point of making a container; a directory without
+//     one, whose change lock is free, is what a killed mk left.
+//   - A name counts only if the container it leads to says that it has it. So killed between any
+//     two steps, making, renaming and removing leave nothing that lies.
+//   - The container is running exactly while the lock of running is taken, whatever a pid or
+//     status.json says.
+//   - Whoever starts it takes change, then running, and then gives change back. Removing takes
+//     change, finds running free, and goes: the layer, the name, the rest, config.json among it.
+type Store struct{ dir string }
+
+// Container is a directory of state; it is running exactly while someone holds its lock.
+type Container struct {
+	Record
+	store *Store
+	dir   string
+}
+
+// Record is what a container is, and all that is needed to start it again.
+type Record struct {
+	ID      string
+	Name    string
+	Created time.Time
+
+	Image       string // as it was named
+	ImageID     string // digest of its config
+	ImageTarget string // digest of what the name meant: the manifest or index
+	Mode        string // of the files: package userns
+
+	Command  []string // entrypoint and arguments
+	Env      []string
+	Dir      string
+	User     string
+	Hostname string
+	Labels   map[string]string
+	Tty      bool
+	Stdin    bool // standard input is kept open
+
+	StopSignal  string
+	StopTimeout int // seconds; -1: no end
+	AutoRemove  bool
+	Restart     string // no, always, unless-stopped, on-failure[:N]
+
+	Words json.RawMessage // the rest of the command line, for who wrote it
+}
+
+// Status is how a container began and ended last.
+type Status struct {
+	Running  bool `json:"-"` // by its lock
+	Pid      int  // of pid 1, as the holder's host sees it; 0 when not running
+	Started  time.Time
+	Finished time.Time
+	Code     int
+	Error    string
+	Restarts int
+	Stopped  bool   // somebody asked for the end
+	Health   string // starting, healthy, unhealthy; "" without a check
+}
+
+// The words for what a container does.
+const (
+	StateCreated = "created"
+	StateRunning = "running"
+	StateExited  = "exited"
+)
+
+// State is docker's word.
+func (s Status) State() string {
+	switch {
+	case s.Running:
+		return StateRunning
+	case s.Started.IsZero() && s.Finished.IsZero():
+		return StateCreated
+	}
+	return StateExited
+}
+
+// Sentinels of the store.
+var (
+	ErrNotFound  = errors.New("no such container")
+	ErrAmbiguous = errors.New("more than one container's ID begins like that")
+	ErrNameTaken = errors.New("the name is in use")
+	ErrRunning   = errors.New("the container is running")
+)
+
+// OpenStore opens a directory of containers, making it if it is not there.
+func OpenStore(dir string) (*Store, error) {
+	if err := os.MkdirAll(filepath.Join(dir, "names"), 0o700); err != nil {
+		return nil, fmt.Errorf("open containers: %w", err)
+	}
+	return &Store{dir}, nil
+}
+
+// NewID makes a container's ID: 64 hexadecimal digits, as docker's.
+func NewID() string {
+	var b [32]byte
+	rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// isID tells whether a name of a directory is a container's.
+func isID(name string) bool {
+	b, err := hex.DecodeString(name)
+	return err == nil && len(b) == 32
+}
+
+// lock keeps others from making, renaming and removing.
+func (s *Store) lock() (unlock func(), err error) {
+	f, err := lockFile(filepath.Join(s.dir, "lock"), os.O_CREATE)
+	if err != nil {
+		return nil, fmt.Errorf("lock containers: %w", err)
+	}
+	return func() { f.Close() }, nil
+}
+
+func lockFile(path string, flags int) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|flags, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// Draft is a container being made: its directory is there, for the caller to fill, and nobody
+// sees it before Commit. Discard removes it.
+type Draft struct {
+	Container
+	change    *os.File
+	committed bool
+}
+
+// New begins a container; the record's ID says where. The caller ends it with Commit or Discard.
+func (s *Store) New(r Record) (*Draft, error) {
+	d := &Draft{Container: Container{Record: r, store: s, dir: filepath.Join(s.dir, r.ID)}}
+	if err := os.Mkdir(d.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("create container: %w", err)
+	}
+	var err error
+	if d.change, err = lockFile(d.Path("change"), os.O_CREATE); err != nil {
+		os.RemoveAll(d.dir)
+		return nil, fmt.Errorf("create container: %w", err)
+	}
+	return d, nil
+}
+
+// Commit gives the container its name, one made up where the record has none, and makes it one.
+func (d *Draft) Commit() (*Container, error) {
+	unlock, err := d.store.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if d.Name == "" {
+		err = d.store.takeAnyName(&d.Record)
+	} else {
+		err = d.store.takeName(d.Name, d.ID)
+	}
+	if err == nil {
+		err = d.save()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("create container: %w", err)
+	}
+	d.committed = true
+	return &d.Container, nil
+}
+
+// Close gives the container's change lock back; one that was not committed is removed, but for its
+// layer, which is the caller's to remove before.
+func (d *Draft) Close() error {
+	defer d.change.Close()
+	if d.committed {
+		return nil
+	}
+	return os.RemoveAll(d.dir)
+}
+
+// takeName makes a name lead to id, if it leads nowhere yet. The store's lock is held.
+func (s *Store) takeName(name, id string) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	path := filepath.Join(s.dir, "names", name)
+	err := os.Symlink(id, path)
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	other, err := os.Readlink(path)
+	if err != nil {
+		return err
+	}
+	if c, err := s.load(other); err == nil && c.Name == name && other != id {
+		return fmt.Errorf("%q: %w by container %s", name, ErrNameTaken, other[:12])
+	}
+	// It was left by the dead.
+	if err := os.Remove(path); err != nil {
+		return err
+	}
+	return os.Symlink(id, path)
+}
+
+func (s *Store) dropName(name, id string) error {
+	path := filepath.Join(s.dir, "names", name)
+	if to, err := os.Readlink(path); err != nil || to != id {
+		return nil
+	}
+	return os.Remove(path)
+}
+
+// checkName holds a name to docker's rule.
+func checkName(name string) error {
+	ok := len(name) > 1
+	for i, r := range name {
+		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
+		ok = ok && (letter || i > 0 && strings.ContainsRune("_.-", r))
+	}
+	if !ok {
+		return fmt.Errorf("name %q: want letters, digits, _, . and -, two at least, a letter or digit first", name)
+	}
+	return nil
+}
+
+// load reads a container by its whole ID.
+func (s *Store) load(id string) (*Container, error) {
+	c := &Container{store: s, dir: filepath.Join(s.dir, id)}
+	text, err := os.ReadFile(c.Path("config.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", id, ErrNotFound)
+	} else if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(text, &c.Record); err != nil {
+		return nil, fmt.Errorf("read %s: %w", c.Path("config.json"), err)
+	}
+	return c, nil
+}
+
+// List lists all containers, the newest first.
+func (s *Store) List() ([]*Container, error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	var all []*Container
+	for _, e := range entries {
+		if !isID(e.Name()) {
+			continue
+		}
+		c, err := s.load(e.Name())
+		if errors.Is(err, ErrNotFound) {
+			continue // being made, or being removed
+		} else if err != nil {
+			return nil, err
+		}
+		all = append(all, c)
+	}
+	slices.SortFunc(all, func(a, b *Container) int { return b.Created.Compare(a.Created) })
+	return all, nil
+}
+
+// Find finds a container by its name, its ID, or the beginning of its ID.
+func (s *Store) Find(name string) (*Container, error) {
+	if isID(name) {
+		return s.load(name)
+	}
+	if checkName(name) == nil {
+		if id, err := os.Readlink(filepath.Join(s.dir, "names", name)); err == nil {
+			if c, err := s.load(id); err == nil && c.Name == name {
+				return c, nil
+			}
+		}
+	}
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, fmt.Errorf("find container: %w", err)
+	}
+	var found *Container
+	for _, e := range entries {
+		if name == "" || !isID(e.Name()) || !strings.HasPrefix(e.Name(), name) {
+			continue
+		}
+		c, err := s.load(e.Name())
+		if err != nil {
+			continue
+		}
+		if found != nil {
+			return nil, fmt.Errorf("%s: %w", name, ErrAmbiguous)
+		}
+		found = c
+	}
+	if found == nil {
+		return nil, fmt.Errorf("%s: %w", name, ErrNotFound)
+	}
+	return found, nil
+}
+
+// Litter lists directories that are no containers and that nobody is making: what killed
+// processes left. Each is the path of one, with perhaps a layer in it.
+func (s *Store) Litter() ([]string, error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	var dirs []string
+	for _, e := range entries {
+		dir := filepath.Join(s.dir, e.Name())
+		if !isID(e.Name()) {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join(dir, "config.json")); !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		f, err := os.OpenFile(filepath.Join(dir, "change"), os.O_RDWR, 0)
+		if err == nil {
+			err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+			f.Close()
+		}
+		if err != unix.EWOULDBLOCK {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs, nil
+}
+
+// Path is a file of the container's directory.
+func (c *Container) Path(name string) string { return filepath.Join(c.dir, name) }
+
+// ShortID is how an ID is printed: 12 digits.
+func (c *Container) ShortID() string { return c.ID[:12] }
+
+func (c *Container) save() error { return writeJSON(c.Path("config.json"), c.Record) }
+
+// writeJSON makes v the content of a file, by a rename.
+func writeJSON(path string, v any) error {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(text, '\n'))
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}
+
+// Change keeps others from starting, changing and removing the container until unlock.
+// ErrNotFound when it is gone.
+func (c *Container) Change() (unlock func(), err error) {
+	f, err := lockFile(c.Path("change"), 0)
+	if err == nil {
+		if _, err = os.Stat(c.Path("config.json")); err != nil {
+			f.Close()
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", c.Name, ErrNotFound)
+	} else if err != nil {
+		return nil, fmt.Errorf("lock container %s: %w", c.Name, err)
+	}
+	return func() { f.Close() }, nil
+}
+
+// hold takes the lock that means running.
+func (c *Container) hold() (*os.File, error) {
+	f, err := os.OpenFile(c.Path("running"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
+	if err != nil {
+		f.Close()
+		if err == unix.EAGAIN || err == unix.EACCES {
+			err = ErrRunning
+		}
+		return nil, fmt.Errorf("%s: %w", c.Name, err)
+	}
+	return f, nil
+}
+
+// Running asks the lock, without taking it for even a moment.
+func (c *Container) Running() (bool, error) {
+	f, err := os.OpenFile(c.Path("running"), os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	l := unix.Flock_t{Type: unix.F_WRLCK}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &l); err != nil {
+		return false, fmt.Errorf("ask for the lock of %s: %w", c.Name, err)
+	}
+	return l.Type != unix.F_UNLCK, nil
+}
+
+// killedCode is the exit status of a container whose holder was killed, and it with it.
+const killedCode = 128 + int(unix.SIGKILL)
+
+// Status tells how the container does.
+func (c *Container) Status() (Status, error) {
+	running, err := c.Running() // first: what ends meanwhile has written its status
+	if err != nil {
+		return Status{}, err
+	}
+	var s Status
+	text, err := os.ReadFile(c.Path("status.json"))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return s, err
+	default:
+		if err := json.Unmarshal(text, &s); err != nil {
+			return s, fmt.Errorf("read %s: %w", c.Path("status.json"), err)
+		}
+	}
+	s.Running = running
+	if !running {
+		if s.Pid != 0 {
+			s.Code, s.Error = killedCode, "its holder was killed"
+		}
+		s.Pid = 0
+	}
+	return s, nil
+}
+
+func (c *Container) setStatus(s Status) error { return writeJSON(c.Path("status.json"), s) }
+
+// Rename gives the container another name.
+func (c *Container) Rename(name string) error {
+	unlock, err := c.store.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	old := c.Name
+	if err := c.store.takeName(name, c.ID); err != nil {
+		return err
+	}
+	c.Name = name
+	if err := c.save(); err != nil {
+		return err
+	}
+	return c.store.dropName(old, c.ID)
+}
+
+// Remove removes the container's directory and name. Its layer must be gone, and the caller holds
+// its change lock, or is its holder.
+func (c *Container) Remove() error {
+	unlock, err := c.store.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := os.Remove(c.Path("config.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := c.store.dropName(c.Name, c.ID); err != nil {
+		return err
+	}
+	return os.RemoveAll(c.dir)
+}
