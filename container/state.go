@@ -61,14 +61,15 @@ type Record struct {
 	ImageTarget string // digest of what the name meant: the manifest or index
 	Mode        string // of the files: package userns
 
-	Command  []string // entrypoint and arguments
-	Env      []string
-	Dir      string
-	User     string
-	Hostname string
-	Labels   map[string]string
-	Tty      bool
-	Stdin    bool // standard input is kept open
+	Command    []string // entrypoint and arguments
+	Entrypoint int      // how many words of Command are the entrypoint
+	Env        []string
+	Dir        string
+	User       string
+	Hostname   string
+	Labels     map[string]string
+	Tty        bool
+	Stdin      bool // standard input is kept open
 
 	StopSignal  string
 	StopTimeout int // seconds; -1: no end

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
+	"mk/container"
 	"mk/image"
 )
 
@@ -35,9 +37,9 @@ type imageDocument struct {
 }
 
 func newInspect(a *app) *cobra.Command {
-	var format string
+	var format, kind string
 	c := &cobra.Command{
-		Use: "inspect [flags] IMAGE...", Short: "Print all that is known of images, as JSON",
+		Use: "inspect [flags] NAME...", Short: "Print all that is known of containers, images or volumes, as JSON",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			s, err := a.open()
@@ -45,13 +47,9 @@ func newInspect(a *app) *cobra.Command {
 				return err
 			}
 			defer s.Close()
-			docs := []imageDocument{}
+			docs := []any{}
 			for _, name := range args {
-				img, err := s.images.Resolve(name, nil)
-				if err != nil {
-					return err
-				}
-				doc, err := s.document(img)
+				doc, err := s.anyDocument(name, kind)
 				if err != nil {
 					return err
 				}
@@ -76,7 +74,41 @@ func newInspect(a *app) *cobra.Command {
 		},
 	}
 	c.Flags().StringVarP(&format, "format", "f", "", "Go template over the document")
+	c.Flags().StringVar(&kind, "type", "", "container, image or volume (default: whichever has the name, in this order)")
 	return c
+}
+
+// anyDocument finds what has a name: a container, else an image, else a volume.
+func (s *store) anyDocument(name, kind string) (any, error) {
+	switch kind {
+	case "", "container", "image", "volume":
+	default:
+		return nil, fmt.Errorf("--type %s: want container, image or volume", kind)
+	}
+	if kind == "" || kind == "container" {
+		c, err := s.containers.Find(name)
+		if err == nil {
+			return describeContainer(c)
+		}
+		if kind != "" || !errors.Is(err, container.ErrNotFound) {
+			return nil, err
+		}
+	}
+	if kind == "" || kind == "volume" {
+		v, err := s.volume(name)
+		if err == nil {
+			if _, ierr := s.images.Lookup(name); kind == "volume" || ierr != nil {
+				return s.describeVolume(v), nil
+			}
+		} else if kind == "volume" {
+			return nil, err
+		}
+	}
+	img, err := s.images.Resolve(name, nil)
+	if err != nil {
+		return nil, err
+	}
+	return s.document(img)
 }
 
 // document gathers what inspect prints of an image.

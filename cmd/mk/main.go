@@ -128,7 +128,7 @@ func newRoot(a *app) *cobra.Command {
 		newBuild, newRun,
 		newPull, newPush, newImages, newTag, newRmi, newInspect, newHistory, newSave, newLoad, newLogin, newLogout,
 		newCreate, newStart, newStop, newKill, newRestart, newRm, newWait, newPs, newLogs, newAttach, newExec, newRename,
-		newContainer,
+		newDiff, newCommit, newExport, newCp, newTop, newContainer, newVolume,
 		newInfo, newCheck, newPrune, newVersion,
 	} {
 		root.AddCommand(make(a))

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -235,7 +236,28 @@ func (s *store) createContainer(ctx context.Context, f *runFlags, name string, a
 		d.Close()
 		return nil, nil, err
 	}
+	if err := s.provide(ctx, f.Places, layer); err != nil {
+		layer.Discard()
+		d.Close()
+		return nil, nil, err
+	}
 	return d, layer, nil
+}
+
+// provide makes a container's volumes.
+func (s *store) provide(ctx context.Context, places []place, layer *snapshot.Draft) error {
+	var root *os.File
+	defer func() {
+		if root != nil {
+			root.Close()
+		}
+	}()
+	return s.provideVolumes(ctx, places, func() (_ *os.File, err error) {
+		if root == nil {
+			root, err = layer.Mount()
+		}
+		return root, err
+	})
 }
 
 // record is what the flags make of an image: all that does not depend on the machine's state at
@@ -250,7 +272,7 @@ func (f *runFlags) record(img *image.Image, name string, args []string) (*contai
 		StopSignal: config.StopSignal, StopTimeout: f.stopTimeout, AutoRemove: f.rm, Restart: f.restart,
 	}
 	var err error
-	if r.Command, err = commandLine(config, f.entrypoint, f.entrypointSet, args); err != nil {
+	if r.Command, r.Entrypoint, err = commandLine(config, f.entrypoint, f.entrypointSet, args); err != nil {
 		return nil, err
 	}
 	if f.user != "" {
@@ -282,6 +304,7 @@ func (f *runFlags) record(img *image.Image, name string, args []string) (*contai
 	if err := f.words.settle(); err != nil {
 		return nil, err
 	}
+	f.anonymousVolumes(config.Volumes)
 	r.Words, err = json.Marshal(f.words)
 	return r, err
 }
@@ -309,6 +332,15 @@ func (s *store) start(ctx context.Context, c *container.Container, w *words, lay
 	return p, stop, err
 }
 
+// anonymousVolumes adds those that an image's VOLUME asks for, and nothing else lies on.
+func (w *words) anonymousVolumes(volumes map[string]struct{}) {
+	for _, dest := range slices.Sorted(maps.Keys(volumes)) {
+		if filepath.IsAbs(dest) && !slices.ContainsFunc(w.Places, func(p place) bool { return filepath.Clean(p.Dest) == filepath.Clean(dest) }) {
+			w.Places = append(w.Places, place{Type: "volume", Source: container.NewID(), Dest: dest, Own: true})
+		}
+	}
+}
+
 // imageFor finds the image of a run by the pull policy.
 func (s *store) imageFor(ctx context.Context, name, pull, platform string) (*image.Image, error) {
 	find := &finder{store: s}
@@ -332,8 +364,9 @@ func (s *store) imageFor(ctx context.Context, name, pull, platform string) (*ima
 }
 
 // commandLine joins ENTRYPOINT and CMD, docker's way: a command on the line
-// takes CMD's place, --entrypoint ENTRYPOINT's and with it CMD's.
-func commandLine(c image.RunConfig, entrypoint string, entrypointSet bool, args []string) ([]string, error) {
+// takes CMD's place, --entrypoint ENTRYPOINT's and with it CMD's. entry is how
+// many words are the entrypoint's.
+func commandLine(c image.RunConfig, entrypoint string, entrypointSet bool, args []string) (line []string, entry int, err error) {
 	head, tail := c.Entrypoint, c.Cmd
 	if entrypointSet {
 		head, tail = nil, nil
@@ -347,11 +380,11 @@ func commandLine(c image.RunConfig, entrypoint string, entrypointSet bool, args 
 	if len(args) > 0 {
 		tail = args
 	}
-	line := slices.Concat(head, tail)
+	line = slices.Concat(head, tail)
 	if len(line) == 0 {
-		return nil, errors.New("run: no command: the image has none and none was given")
+		return nil, 0, errors.New("run: no command: the image has none and none was given")
 	}
-	return line, nil
+	return line, len(head), nil
 }
 
 // environment is the image's, then files, then flags; later ones win.
@@ -359,9 +392,6 @@ func (f *runFlags) environment(base []string) ([]string, error) {
 	env := environ(slices.Clone(base))
 	if !env.has("PATH") {
 		env.set("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-	}
-	if f.tty && !env.has("TERM") {
-		env.set("TERM=xterm")
 	}
 	err := env.add(f.env, f.envFiles)
 	return env, err

@@ -255,7 +255,7 @@ func newContainer(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "container", Short: "Manage containers"}
 	for _, make := range []func(*app) *cobra.Command{
 		newRun, newCreate, newStart, newStop, newKill, newRestart, newRm, newWait, newPs, newLogs, newAttach,
-		newExec, newRename, newContainerPrune,
+		newExec, newRename, newDiff, newCommit, newExport, newCp, newTop, newContainerPrune,
 	} {
 		sub := make(a)
 		if sub.Name() == "ps" {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,14 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/cyphar/filepath-securejoin/pathrs-lite"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"mk/builder"
+	"mk/container"
+	"mk/userns"
 )
 
 // A volume is a directory that outlives containers:
@@ -25,16 +34,73 @@ type volume struct {
 
 func (s *store) volumePath(name string) string { return filepath.Join(s.root, "volumes", name) }
 
-// volumeDir is the directory of a volume, which is made if it is not there.
+// volumeDir is the directory of a volume.
 func (s *store) volumeDir(name string) (string, error) {
-	dir := filepath.Join(s.volumePath(name), "data")
-	if exists(filepath.Join(s.volumePath(name), "volume.json")) {
-		return dir, nil
+	if _, err := s.volume(name); err != nil {
+		return "", err
 	}
-	return dir, s.makeVolume(volume{Name: name, Created: time.Now(), Anonymous: len(name) == 64})
+	return filepath.Join(s.volumePath(name), "data"), nil
 }
 
-func (s *store) makeVolume(v volume) error {
+// provideVolumes makes the volumes of a container that are not there yet, with what the image has
+// in their places.
+func (s *store) provideVolumes(ctx context.Context, places []place, root func() (*os.File, error)) error {
+	for _, p := range places {
+		if p.Type != "volume" {
+			continue
+		}
+		if _, err := s.volume(p.Source); err == nil {
+			continue
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		r, err := root()
+		if err != nil {
+			return err
+		}
+		if err := s.makeVolume(volume{Name: p.Source, Created: time.Now(), Anonymous: p.Own}, func(data *os.File) error {
+			return s.seed(ctx, r, p.Dest, data)
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// seed copies what is at a path of an image into a new volume.
+func (s *store) seed(ctx context.Context, root *os.File, dest string, data *os.File) error {
+	if dir, found := kind(root, dest); !found || !dir {
+		return nil
+	}
+	sel, err := (&builder.Files{Root: root}).Select(ctx, builder.CopySources{Words: []string{escape(dest)}})
+	if err != nil {
+		return err
+	}
+	into := builder.CopyInto{Root: data, Dest: "/"}
+	if s.mode == userns.Single {
+		into.Owner = &builder.CopyOwner{} // the one ID that there is
+	}
+	if err := sel.CopyTo(ctx, into); err != nil {
+		return err
+	}
+	from, err := pathrs.OpenatInRoot(root, dest)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(from.Fd()), &st); err != nil {
+		return err
+	}
+	if s.mode != userns.Single {
+		if err := unix.Fchownat(int(data.Fd()), ".", int(st.Uid), int(st.Gid), 0); err != nil {
+			return err
+		}
+	}
+	return unix.Fchmodat(int(data.Fd()), ".", st.Mode&0o7777, 0)
+}
+
+func (s *store) makeVolume(v volume, fill func(data *os.File) error) error {
 	if err := checkVolumeName(v.Name); err != nil {
 		return err
 	}
@@ -44,6 +110,16 @@ func (s *store) makeVolume(v volume) error {
 	}
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return err
+	}
+	if fill != nil {
+		data, err := os.OpenFile(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+		if err == nil {
+			err = fill(data)
+			data.Close()
+		}
+		if err != nil {
+			return fmt.Errorf("make volume %s: %w", v.Name, err)
+		}
 	}
 	text, err := json.Marshal(v)
 	if err != nil {
@@ -113,4 +189,182 @@ func (s *store) removeVolume(name string) error {
 		return err
 	}
 	return os.RemoveAll(s.volumePath(name))
+}
+
+// volumeUsers are the names of the containers that have a volume.
+func (s *store) volumeUsers(name string) ([]string, error) {
+	all, err := s.containers.List()
+	if err != nil {
+		return nil, err
+	}
+	var users []string
+	for _, c := range all {
+		v, err := look(c)
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(v.words.Places, func(p place) bool { return p.Type == "volume" && p.Source == name }) {
+			users = append(users, c.Name)
+		}
+	}
+	return users, nil
+}
+
+// volumeDocument is a volume as docker's inspect prints it.
+type volumeDocument struct {
+	CreatedAt, Driver string
+	Labels            map[string]string
+	Mountpoint, Name  string
+	Options           map[string]string
+	Scope             string
+}
+
+func (s *store) describeVolume(v volume) volumeDocument {
+	return volumeDocument{
+		CreatedAt: v.Created.Format(time.RFC3339), Driver: "local", Labels: v.Labels,
+		Mountpoint: filepath.Join(s.volumePath(v.Name), "data"), Name: v.Name, Scope: "local",
+	}
+}
+
+func newVolume(a *app) *cobra.Command {
+	c := &cobra.Command{Use: "volume", Short: "Manage volumes: directories that outlive containers"}
+	c.AddCommand(newVolumeCreate(a), newVolumeLs(a), newVolumeRm(a), newVolumeInspect(a), newVolumePrune(a))
+	return c
+}
+
+func newVolumeCreate(a *app) *cobra.Command {
+	var labels []string
+	c := &cobra.Command{Use: "create [flags] [NAME]", Short: "Make a volume", Args: cobra.MaximumNArgs(1)}
+	c.RunE = a.inside(func(_ *cobra.Command, args []string) error {
+		s, err := a.open()
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		v := volume{Name: container.NewID(), Created: time.Now(), Anonymous: len(args) == 0}
+		if len(args) > 0 {
+			v.Name = args[0]
+		}
+		if v.Labels, err = keyValues("--label", labels); err != nil {
+			return err
+		}
+		if _, err := s.volume(v.Name); errors.Is(err, fs.ErrNotExist) {
+			if err := s.makeVolume(v, nil); err != nil {
+				return err
+			}
+		} else if err != nil {
+			return err
+		}
+		fmt.Println(v.Name)
+		return nil
+	})
+	c.Flags().StringArrayVarP(&labels, "label", "l", nil, "label, as KEY=value")
+	a.usernsFlag(c)
+	return c
+}
+
+func newVolumeLs(a *app) *cobra.Command {
+	var quiet bool
+	var format string
+	c := &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List volumes", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+		s, err := a.open()
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		all, err := s.volumes()
+		if err != nil {
+			return err
+		}
+		var rows []volumeDocument
+		for _, v := range all {
+			rows = append(rows, s.describeVolume(v))
+		}
+		switch {
+		case quiet:
+			format = "{{.Name}}"
+		case format == "" || format == "table":
+			format = "table {{.Driver}}\t{{.Name}}"
+		}
+		return printRows(os.Stdout, format, rows, map[string]string{"Name": "VOLUME NAME"})
+	}}
+	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print names only")
+	c.Flags().StringVar(&format, "format", "", "Go template, \"table\" with one, or json")
+	return c
+}
+
+func newVolumeRm(a *app) *cobra.Command {
+	var force bool
+	c := &cobra.Command{Use: "rm NAME...", Aliases: []string{"remove"}, Short: "Remove volumes that no container has", Args: cobra.MinimumNArgs(1)}
+	c.RunE = a.inside(func(_ *cobra.Command, args []string) error {
+		s, err := a.open()
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		var failed error
+		for _, name := range args {
+			users, err := s.volumeUsers(name)
+			if err == nil && len(users) > 0 {
+				err = fmt.Errorf("container %s has it", strings.Join(users, ", "))
+			}
+			if err == nil {
+				err = s.removeVolume(name)
+			}
+			if err != nil && !(force && errors.Is(err, fs.ErrNotExist)) {
+				fmt.Fprintf(os.Stderr, "mk: remove volume %s: %v\n", name, err)
+				failed = &exitError{status: exitFailed}
+				continue
+			}
+			fmt.Println(name)
+		}
+		return failed
+	})
+	c.Flags().BoolVarP(&force, "force", "f", false, "say nothing of missing ones")
+	a.usernsFlag(c)
+	return c
+}
+
+func newVolumeInspect(a *app) *cobra.Command {
+	c := newInspect(a)
+	c.Use, c.Short = "inspect NAME...", "Print all that is known of volumes, as JSON"
+	c.Flags().Set("type", "volume")
+	return c
+}
+
+func newVolumePrune(a *app) *cobra.Command {
+	var all, force bool
+	c := &cobra.Command{Use: "prune", Short: "Remove the anonymous volumes that no container has", Args: cobra.NoArgs}
+	c.RunE = a.inside(func(*cobra.Command, []string) error {
+		s, err := a.open()
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		list, err := s.volumes()
+		if err != nil {
+			return err
+		}
+		var freed int64
+		for _, v := range list {
+			users, err := s.volumeUsers(v.Name)
+			if err != nil {
+				return err
+			}
+			if len(users) > 0 || !v.Anonymous && !all {
+				continue
+			}
+			freed += diskUse(s.volumePath(v.Name))
+			if err := s.removeVolume(v.Name); err != nil {
+				return fmt.Errorf("remove volume %s: %w", v.Name, err)
+			}
+			fmt.Println(v.Name)
+		}
+		fmt.Printf("Total reclaimed space: %s\n", size(freed))
+		return nil
+	})
+	c.Flags().BoolVarP(&all, "all", "a", false, "those with a name, too")
+	c.Flags().BoolVarP(&force, "force", "f", false, "as in docker; mk prune never asks")
+	a.usernsFlag(c)
+	return c
 }

@@ -116,6 +116,9 @@ func (w *words) spec(s *store, c *container.Container, root *os.File) (*containe
 	if !env.has("HOSTNAME") {
 		env.set("HOSTNAME=" + c.Hostname)
 	}
+	if c.Tty && !env.has("TERM") {
+		env.set("TERM=xterm")
+	}
 	spec.Args, spec.Env, spec.Cwd = c.Command, env, c.Dir
 	if err := builder.MakeDirs(root, spec.Cwd, 0, 0); err != nil {
 		return nil, fmt.Errorf("working directory %s: %w", spec.Cwd, err)

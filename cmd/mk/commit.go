@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/cobra"
+
+	"mk/container"
+	"mk/image"
+	"mk/snapshot"
+)
+
+const commitHelp = `Make an image of a container: its image, and a layer of what it changed.
+
+--change takes an instruction of a recipe: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL,
+ONBUILD, STOPSIGNAL, USER, VOLUME or WORKDIR. Volumes are not part of the image.`
+
+// commitFlags are the words of one mk commit.
+type commitFlags struct {
+	author, message string
+	changes         []string
+	quiet           bool
+}
+
+func newCommit(a *app) *cobra.Command {
+	var f commitFlags
+	var pause bool
+	c := &cobra.Command{Use: "commit [flags] CONTAINER [NAME]", Short: "Make an image of a container", Long: commitHelp, Args: cobra.RangeArgs(1, 2)}
+	c.RunE = func(c *cobra.Command, args []string) error {
+		return a.insideOf(func(c *cobra.Command, s *store, ctr *container.Container) error {
+			name := ""
+			if len(args) > 1 {
+				name = args[1]
+			}
+			d, err := s.commit(c.Context(), ctr, &f)
+			if err != nil {
+				return fmt.Errorf("commit %s: %w", ctr.Name, err)
+			}
+			if err := s.images.Tag(name, d); err != nil {
+				return err
+			}
+			img, err := s.images.Image(c.Context(), d, nil)
+			if err != nil {
+				return err
+			}
+			fmt.Println(img.ID())
+			return nil
+		})(c, args)
+	}
+	fl := c.Flags()
+	fl.StringVarP(&f.author, "author", "a", "", "author of the image")
+	fl.StringVarP(&f.message, "message", "m", "", "comment in the history")
+	fl.StringArrayVarP(&f.changes, "change", "c", nil, "instruction to apply to the image")
+	fl.BoolVarP(&f.quiet, "quiet", "q", false, "as in docker; mk commit prints only the ID")
+	fl.BoolVarP(&pause, "pause", "p", false, "as in docker; mk commit does not stop the container")
+	a.usernsFlag(c)
+	return c
+}
+
+// commit makes the image, which has no name yet.
+func (s *store) commit(ctx context.Context, c *container.Container, f *commitFlags) (ocispec.Descriptor, error) {
+	base, err := s.images.Resolve(c.ImageTarget, nil)
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("its image: %w", err)
+	}
+	snap, err := s.freeze(ctx, c)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	d, err := snap.Digests(ctx)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	config := base.Config().Clone()
+	now := time.Now().UTC()
+	config.Created = &now
+	if f.author != "" {
+		config.Author = f.author
+	}
+	run := &config.Config
+	run.Env, run.User, run.WorkingDir, run.Labels, run.StopSignal = c.Env, c.User, c.Dir, c.Labels, c.StopSignal
+	run.Entrypoint, run.Cmd = c.Command[:c.Entrypoint], c.Command[c.Entrypoint:]
+	for _, change := range f.changes {
+		if err := applyChange(run, change); err != nil {
+			return ocispec.Descriptor{}, fmt.Errorf("--change %s: %w", change, err)
+		}
+	}
+	config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, d.DiffID)
+	config.History = append(config.History, ocispec.History{
+		Created: &now, CreatedBy: strings.Join(c.Command, " "), Author: f.author, Comment: f.message,
+	})
+	var layers []ocispec.Descriptor
+	for _, l := range base.Layers() {
+		layers = append(layers, l.Descriptor)
+	}
+	layers = append(layers, image.LayerDescriptor(d.DiffID, d.Size))
+	return s.images.PutImage(ctx, config, layers, image.PutOptions{})
+}
+
+// freeze copies what a container changed into a snapshot; the container goes on.
+func (s *store) freeze(ctx context.Context, c *container.Container) (*snapshot.Snapshot, error) {
+	view, err := s.trees.View(c.Path("layer"))
+	if err != nil {
+		return nil, err
+	}
+	draft, err := s.trees.NewDraft(view.Parent())
+	if err != nil {
+		return nil, err
+	}
+	defer draft.Discard() // no-op after Commit
+	r, w := io.Pipe()
+	go func() { w.CloseWithError(view.WriteLayer(ctx, w)) }()
+	err = draft.Apply(ctx, r)
+	r.CloseWithError(err)
+	if err != nil {
+		return nil, err
+	}
+	return draft.Commit()
+}
+
+// applyChange applies one instruction of --change.
+func applyChange(c *image.RunConfig, text string) error {
+	word, rest, _ := strings.Cut(strings.TrimSpace(text), " ")
+	rest = strings.TrimSpace(rest)
+	if rest == "" {
+		return errors.New("want an instruction and its arguments")
+	}
+	command := func() []string {
+		if list, ok := jsonWords(rest); ok {
+			return list
+		}
+		return []string{"/bin/sh", "-c", rest}
+	}
+	pairs := func(set func(k, v string)) error {
+		if !strings.Contains(strings.Fields(rest)[0], "=") { // ENV name value
+			k, v, _ := strings.Cut(rest, " ")
+			set(k, strings.TrimSpace(v))
+			return nil
+		}
+		for _, kv := range strings.Fields(rest) {
+			k, v, ok := strings.Cut(kv, "=")
+			if !ok {
+				return fmt.Errorf("%q: want NAME=value", kv)
+			}
+			set(k, strings.Trim(v, `"'`))
+		}
+		return nil
+	}
+	words := strings.Fields(rest)
+	if list, ok := jsonWords(rest); ok {
+		words = list
+	}
+	switch strings.ToUpper(word) {
+	case "CMD":
+		c.Cmd = command()
+	case "ENTRYPOINT":
+		c.Entrypoint = command()
+	case "ENV":
+		env := environ(c.Env)
+		err := pairs(func(k, v string) { env.set(k + "=" + v) })
+		c.Env = env
+		return err
+	case "LABEL":
+		labels := map[string]string{}
+		for k, v := range c.Labels {
+			labels[k] = v
+		}
+		c.Labels = labels
+		return pairs(func(k, v string) { labels[k] = v })
+	case "EXPOSE":
+		if c.ExposedPorts == nil {
+			c.ExposedPorts = map[string]struct{}{}
+		}
+		for _, p := range words {
+			if !strings.Contains(p, "/") {
+				p += "/tcp"
+			}
+			c.ExposedPorts[p] = struct{}{}
+		}
+	case "VOLUME":
+		if c.Volumes == nil {
+			c.Volumes = map[string]struct{}{}
+		}
+		for _, v := range words {
+			c.Volumes[v] = struct{}{}
+		}
+	case "USER":
+		c.User = rest
+	case "WORKDIR":
+		c.WorkingDir = rest
+	case "STOPSIGNAL":
+		if _, err := parseSignal(rest); err != nil {
+			return err
+		}
+		c.StopSignal = rest
+	case "ONBUILD":
+		c.OnBuild = append(c.OnBuild, rest)
+	default:
+		return fmt.Errorf("%s cannot be changed like that", word)
+	}
+	return nil
+}

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"time"
+
+	"mk/container"
+)
+
+// containerDocument is a container as docker's inspect prints it: the same names for what mk has,
+// and nothing for what it has not.
+type containerDocument struct {
+	ID      string `json:"Id"`
+	Created string
+	Path    string
+	Args    []string
+	State   struct {
+		Status                                       string
+		Running, Paused, Restarting, OOMKilled, Dead bool
+		Pid, ExitCode                                int
+		Error                                        string
+		StartedAt, FinishedAt                        string
+		Health                                       *healthDocument `json:",omitempty"`
+	}
+	Image          string
+	ResolvConfPath string
+	HostnamePath   string
+	HostsPath      string
+	LogPath        string
+	Name           string
+	RestartCount   int
+	Driver         string
+	Platform       string
+	HostConfig     struct {
+		NetworkMode    string
+		RestartPolicy  struct{ Name string }
+		AutoRemove     bool
+		CapAdd         []string
+		CapDrop        []string
+		ExtraHosts     []string
+		Privileged     bool
+		ReadonlyRootfs bool
+		SecurityOpt    []string
+		Sysctls        []string
+		Ulimits        []string
+		Init           bool
+		ShmSize        string
+	}
+	Mounts []mountDocument
+	Config struct {
+		Hostname, User  string
+		Tty, OpenStdin  bool
+		Env             []string
+		Cmd, Entrypoint []string
+		Image           string
+		WorkingDir      string
+		Labels          map[string]string
+		StopSignal      string
+		StopTimeout     int
+	}
+	NetworkSettings struct{ Ports map[string]any }
+	Userns          string // mk's own: the mode of its files
+}
+
+type healthDocument struct{ Status string }
+
+type mountDocument struct {
+	Type, Name, Source, Destination string
+	RW                              bool
+}
+
+// describeContainer gathers what inspect prints of a container.
+func describeContainer(c *container.Container) (*containerDocument, error) {
+	v, err := look(c)
+	if err != nil {
+		return nil, err
+	}
+	st, w := v.status, v.words
+	d := &containerDocument{
+		ID: c.ID, Created: c.Created.UTC().Format(time.RFC3339Nano), Path: c.Command[0], Args: c.Command[1:],
+		Image: c.ImageID, Name: "/" + c.Name, RestartCount: st.Restarts, Driver: "overlay", Platform: "linux",
+		ResolvConfPath: c.Path("etc/resolv.conf"), HostnamePath: c.Path("etc/hostname"), HostsPath: c.Path("etc/hosts"),
+		LogPath: c.Path("log"), Mounts: []mountDocument{}, Userns: c.Mode,
+	}
+	s := &d.State
+	s.Status, s.Running, s.Pid, s.ExitCode, s.Error = st.State(), st.Running, st.Pid, st.Code, st.Error
+	s.Restarting = st.Running && st.Pid == 0 && !st.Started.IsZero()
+	s.StartedAt, s.FinishedAt = st.Started.UTC().Format(time.RFC3339Nano), st.Finished.UTC().Format(time.RFC3339Nano)
+	if st.Health != "" {
+		s.Health = &healthDocument{st.Health}
+	}
+	h := &d.HostConfig
+	h.NetworkMode, h.RestartPolicy.Name, h.AutoRemove = w.Network, c.Restart, c.AutoRemove
+	h.CapAdd, h.CapDrop, h.ExtraHosts, h.Privileged, h.ReadonlyRootfs = w.CapAdd, w.CapDrop, w.Hosts, w.Privileged, w.ReadOnly
+	h.SecurityOpt, h.Sysctls, h.Ulimits, h.Init, h.ShmSize = w.Security, w.Sysctls, w.Ulimits, w.Init, w.ShmSize
+	for _, p := range w.Places {
+		m := mountDocument{Type: p.Type, Source: p.Source, Destination: p.Dest, RW: !p.ReadOnly}
+		if p.Type == "volume" {
+			m.Name = p.Source
+		}
+		d.Mounts = append(d.Mounts, m)
+	}
+	g := &d.Config
+	g.Hostname, g.User, g.Tty, g.OpenStdin, g.Env = c.Hostname, c.User, c.Tty, c.Stdin, c.Env
+	g.Entrypoint, g.Cmd = c.Command[:c.Entrypoint], c.Command[c.Entrypoint:]
+	g.Image, g.WorkingDir, g.Labels, g.StopSignal, g.StopTimeout = c.Image, c.Dir, c.Labels, c.StopSignal, c.StopTimeout
+	d.NetworkSettings.Ports = map[string]any{}
+	return d, nil
+}
