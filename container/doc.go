@@ -28,7 +28,13 @@
 // whoever runs in it are taken for hostile. What the machine does not allow is an error with
 // advice, or, where the container can go without, one of Process.Notices.
 //
+// A container that outlives its caller is a Container of a Store, a directory of state. Hold keeps one
+// while it runs, in the process that started it; others talk to that by its socket (Dial, Ask), and
+// Process.Exec is how it starts another command there. The tree on disk, and who may do what when,
+// stand at Store; the protocol at Request.
+//
 // The files of a container: spec.go what it is, start.go and stubs.go before and after it, init.go
 // its beginning, read straight through, and the steps of that in mounts.go, dev.go, terminal.go,
-// become.go, reap.go; wire.go how the two sides talk; seccomp.go and bpf.go the filter.
+// become.go, reap.go; wire.go how the two sides talk; seccomp.go and bpf.go the filter. Of its life:
+// state.go what is kept, holder.go who keeps it, and exec.go.
 package container

@@ -99,6 +99,30 @@ func letGo() {
 	os.Chdir("/")
 	debug.SetGCPercent(25) // it has next to nothing to do
 	debug.FreeOSMemory()
+	forgetProgram()
+}
+
+// forgetProgram gives back the pages of mk's own program that starting has read: 10 MB, of which
+// a holder that waits needs a few hundred kB. They come again from the file when they are needed.
+func forgetProgram() {
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		return
+	}
+	exe, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(string(maps)) {
+		var from, to uintptr
+		var rights string
+		if !strings.HasSuffix(strings.TrimSpace(line), " "+exe) {
+			continue
+		}
+		if n, _ := fmt.Sscanf(line, "%x-%x %s", &from, &to, &rights); n == 3 && rights[1] == '-' { // never written to
+			unix.Syscall(unix.SYS_MADVISE, from, to-from, unix.MADV_DONTNEED)
+		}
+	}
 }
 
 // removeContainer removes a container that is not running, whose layer is open or whose change
