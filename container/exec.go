@@ -104,7 +104,7 @@ func (p *Process) Exec(e *Exec, stdio IO) (_ *Process, err error) {
 		return nil, fmt.Errorf("start a process in the container: %w", err)
 	}
 	theirs.Close()
-	if err := joined.listen(control, spec.Listener); err != nil {
+	if err := joined.listen(control, spec.Listener, p.owned); err != nil {
 		joined.proc.Kill()
 		joined.wait()
 		if joined.terminal != nil {

@@ -32,7 +32,8 @@ type Process struct {
 	unwatch      func() bool
 	done         chan struct{} // closed when proc has been waited for
 	spec         *Spec
-	joiner       joiner // see Exec
+	joiner       joiner     // see Exec
+	owned        []*os.File // the mounts that are Owned, for the Listener of Exec
 }
 
 // StartError is the failure to become the container. Code is the exit status that docker gives to
@@ -90,7 +91,12 @@ func Start(ctx context.Context, spec *Spec, root *os.File, stdio IO) (_ *Process
 		grace = defaultGrace
 	}
 	p.unwatch = context.AfterFunc(ctx, func() { p.end(grace) })
-	if err := p.listen(control, spec, sources); err != nil {
+	for i, m := range spec.Mounts {
+		if m.Owned && sources[i] != nil && spec.Listener != nil {
+			p.owned, sources[i] = append(p.owned, sources[i]), nil
+		}
+	}
+	if err := p.listen(control, spec.Listener, p.owned); err != nil {
 		p.unwatch()
 		p.proc.Kill()
 		p.wait()
@@ -191,13 +197,7 @@ func writeOrders(o orders) (*os.File, error) {
 }
 
 // listen takes what init has to say, until it has exec'd or failed.
-func (p *Process) listen(control *os.File, spec *Spec, sources []*os.File) (err error) {
-	var owned []*os.File
-	for i, m := range spec.Mounts {
-		if m.Owned && sources[i] != nil {
-			owned = append(owned, sources[i])
-		}
-	}
+func (p *Process) listen(control *os.File, listener func(*os.File, int, []*os.File) (func(), error), owned []*os.File) (err error) {
 	for {
 		packet, file, err := receive(control)
 		switch {
@@ -210,7 +210,7 @@ func (p *Process) listen(control *os.File, spec *Spec, sources []*os.File) (err 
 		case packet.Terminal:
 			p.terminal = file
 		case packet.Listener:
-			if p.stopListener, err = spec.Listener(file, p.Pid(), owned); err != nil {
+			if p.stopListener, err = listener(file, p.Pid(), owned); err != nil {
 				return err
 			}
 		default:
@@ -243,6 +243,7 @@ func (p *Process) Wait() (ExitStatus, error) {
 func (p *Process) wait() (ExitStatus, error) {
 	state, err := p.proc.Wait()
 	close(p.done)
+	closeAll(p.owned)
 	if p.stopListener != nil {
 		p.stopListener() // before the mount points are taken away, which it would keep busy
 	}

@@ -27,7 +27,7 @@ var ErrInUse = errors.New("in use by another process")
 // NewKept is NewDraft in the directory dir, which must not exist. The caller holds
 // off Remove by other means until dir can be found by who calls Remove.
 func (s *Store) NewKept(dir string, parent *Snapshot) (*Draft, error) {
-	d := &Draft{store: s, id: newID(), dir: dir, owners: newOwners()}
+	d := &Draft{store: s, id: newID(), dir: dir, owners: NewOwners()}
 	if parent != nil {
 		d.meta.parent = parent.id
 	}

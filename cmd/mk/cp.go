@@ -11,6 +11,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/cyphar/filepath-securejoin/pathrs-lite"
 	"github.com/spf13/cobra"
@@ -221,6 +222,9 @@ func kind(root *os.File, name string) (isDir, found bool) {
 	return err == nil && st.IsDir(), err == nil
 }
 
+// fdPath is a path of an open directory, for calls that want one.
+func fdPath(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d/.", f.Fd()) }
+
 // escape keeps the letters of a name from being a pattern.
 func escape(name string) string {
 	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(name)
@@ -231,38 +235,36 @@ func (x *copying) fromTar(r io.Reader, dest string) error {
 	if dir, ok := kind(x.root, dest); !ok || !dir {
 		return fmt.Errorf("cp: %s: there is no such directory in the container", dest)
 	}
-	dir, err := os.MkdirTemp(x.store.path("tmp"), "cp-")
-	if errors.Is(err, fs.ErrNotExist) {
-		if err = os.MkdirAll(x.store.path("tmp"), 0o700); err == nil {
-			dir, err = os.MkdirTemp(x.store.path("tmp"), "cp-")
-		}
+	tmp := x.store.path("tmp")
+	if err := os.MkdirAll(tmp, 0o700); err != nil {
+		return err
 	}
+	spool, err := os.CreateTemp(tmp, "")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	spool, err := os.Create(filepath.Join(dir, "in.tar"))
-	if err != nil {
+	defer spool.Close()
+	if err := os.Remove(spool.Name()); err != nil { // it is gone with this process
 		return err
 	}
-	_, err = io.Copy(spool, r)
-	if cerr := spool.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
+	if _, err := io.Copy(spool, r); err != nil {
 		return fmt.Errorf("cp: read the tar: %w", err)
 	}
-	root, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	sel, err := builder.SelectFile("-", 0o600, time.Time{}, spool)
 	if err != nil {
 		return err
 	}
-	defer root.Close()
-	sel, err := (&builder.Files{Root: root, Local: true}).Select(x.ctx, builder.CopySources{Words: []string{"in.tar"}})
-	if err != nil {
+	unpack, into := true, builder.CopyInto{Root: x.root, Dest: path.Clean("/"+dest) + "/", Add: true}
+	into.Unpack = &unpack
+	if !x.store.trees.Remembers() {
+		return sel.CopyTo(x.ctx, into)
+	}
+	owners := snapshot.NewOwners()
+	into.Owners, into.Remember = owners, true
+	if err := sel.CopyTo(x.ctx, into); err != nil {
 		return err
 	}
-	unpack := true
-	return sel.CopyTo(x.ctx, builder.CopyInto{Root: x.root, Dest: path.Clean("/"+dest) + "/", Add: true, Unpack: &unpack})
+	return snapshot.MarkOwners(fdPath(x.root), owners)
 }
 
 // toTar writes a file or directory of the container as a tar whose names begin with its own.

@@ -236,7 +236,7 @@ func (s *store) createContainer(ctx context.Context, f *runFlags, name string, a
 		d.Close()
 		return nil, nil, err
 	}
-	if err := s.provide(ctx, f.Places, layer); err != nil {
+	if err := s.provide(ctx, f.Places, layer, top); err != nil {
 		layer.Discard()
 		d.Close()
 		return nil, nil, err
@@ -245,14 +245,14 @@ func (s *store) createContainer(ctx context.Context, f *runFlags, name string, a
 }
 
 // provide makes a container's volumes.
-func (s *store) provide(ctx context.Context, places []place, layer *snapshot.Draft) error {
+func (s *store) provide(ctx context.Context, places []place, layer *snapshot.Draft, tree *snapshot.Snapshot) error {
 	var root *os.File
 	defer func() {
 		if root != nil {
 			root.Close()
 		}
 	}()
-	return s.provideVolumes(ctx, places, func() (_ *os.File, err error) {
+	return s.provideVolumes(ctx, places, tree, func() (_ *os.File, err error) {
 		if root == nil {
 			root, err = layer.Mount()
 		}

@@ -18,7 +18,7 @@ import (
 
 	"mk/builder"
 	"mk/container"
-	"mk/userns"
+	"mk/snapshot"
 )
 
 // A volume is a directory that outlives containers:
@@ -44,7 +44,7 @@ func (s *store) volumeDir(name string) (string, error) {
 
 // provideVolumes makes the volumes of a container that are not there yet, with what the image has
 // in their places.
-func (s *store) provideVolumes(ctx context.Context, places []place, root func() (*os.File, error)) error {
+func (s *store) provideVolumes(ctx context.Context, places []place, tree *snapshot.Snapshot, root func() (*os.File, error)) error {
 	for _, p := range places {
 		if p.Type != "volume" {
 			continue
@@ -59,7 +59,7 @@ func (s *store) provideVolumes(ctx context.Context, places []place, root func() 
 			return err
 		}
 		if err := s.makeVolume(volume{Name: p.Source, Created: time.Now(), Anonymous: p.Own}, func(data *os.File) error {
-			return s.seed(ctx, r, p.Dest, data)
+			return s.seed(ctx, r, tree, p.Dest, data)
 		}); err != nil {
 			return err
 		}
@@ -67,18 +67,22 @@ func (s *store) provideVolumes(ctx context.Context, places []place, root func() 
 	return nil
 }
 
-// seed copies what is at a path of an image into a new volume.
-func (s *store) seed(ctx context.Context, root *os.File, dest string, data *os.File) error {
+// seed copies what is at a path of an image, whose tree is mounted at root, into a new volume.
+func (s *store) seed(ctx context.Context, root *os.File, tree *snapshot.Snapshot, dest string, data *os.File) error {
 	if dir, found := kind(root, dest); !found || !dir {
 		return nil
 	}
-	sel, err := (&builder.Files{Root: root}).Select(ctx, builder.CopySources{Words: []string{escape(dest)}})
+	owner := func(p string) (snapshot.Owner, bool) {
+		o, ok, err := tree.Owner(p)
+		return o, ok && err == nil
+	}
+	sel, err := (&builder.Files{Root: root, Owners: owner}).Select(ctx, builder.CopySources{Words: []string{escape(dest)}})
 	if err != nil {
 		return err
 	}
-	into := builder.CopyInto{Root: data, Dest: "/"}
-	if s.mode == userns.Single {
-		into.Owner = &builder.CopyOwner{} // the one ID that there is
+	into, owners := builder.CopyInto{Root: data, Dest: "/"}, snapshot.NewOwners()
+	if s.trees.Remembers() {
+		into.Owners, into.Remember = owners, true
 	}
 	if err := sel.CopyTo(ctx, into); err != nil {
 		return err
@@ -92,10 +96,16 @@ func (s *store) seed(ctx context.Context, root *os.File, dest string, data *os.F
 	if err := unix.Fstat(int(from.Fd()), &st); err != nil {
 		return err
 	}
-	if s.mode != userns.Single {
-		if err := unix.Fchownat(int(data.Fd()), ".", int(st.Uid), int(st.Gid), 0); err != nil {
-			return err
-		}
+	if !s.trees.Remembers() {
+		err = unix.Fchownat(int(data.Fd()), ".", int(st.Uid), int(st.Gid), 0)
+	} else if o, ok := snapshot.ReadMark(fdPath(from), false); ok {
+		owners.Set(".", o)
+	}
+	if err == nil {
+		err = snapshot.MarkOwners(fdPath(data), owners)
+	}
+	if err != nil {
+		return err
 	}
 	return unix.Fchmodat(int(data.Fd()), ".", st.Mode&0o7777, 0)
 }

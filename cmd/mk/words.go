@@ -138,7 +138,7 @@ func (w *words) spec(s *store, c *container.Container, root *os.File) (*containe
 			m.NoSuid, m.NoDev, m.NoExec = true, true, !slices.Contains(strings.Split(p.Options, ","), "exec")
 			m.Data = tmpfsOptions(p.Options)
 		case "volume":
-			m.Type = container.Bind
+			m.Type, m.Owned = container.Bind, true
 			if m.Source, err = s.volumeDir(p.Source); err != nil {
 				return nil, err
 			}
