@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ type Sandbox struct {
 	Proxies  []string           // NAME=value of the proxy variables: in the environment of RUN, never in a key
 	ShmSize  int64              // of /dev/shm, in bytes; 0 is docker's 64 MiB
 	Rlimits  []container.Rlimit // of every process of a step
+	NewPrivs *bool              // whether set-user-ID programs may raise a step; nil: one that is not root's (see newPrivs)
 	Dir      string             // an empty directory, mounted over in this process's own namespace
 
 	Insecure bool // --allow security.insecure: steps may ask for it
@@ -131,6 +133,9 @@ func (r *runStep) describe(t *KeyText) {
 	for _, line := range s.Hosts {
 		t.Add("host", line)
 	}
+	if s.NewPrivs != nil {
+		t.Add("new-privileges", strconv.FormatBool(*s.NewPrivs))
+	}
 	if s.Hostname != "" {
 		t.Add("hostname", s.Hostname)
 	}
@@ -215,6 +220,7 @@ func (r *runStep) spec(root *os.File) (*container.Spec, error) {
 		return nil, err
 	}
 	spec := container.DefaultSpec(container.Namespaces{Net: r.network() == "none", Cgroup: true})
+	spec.NoNewPrivs = !r.newPrivs(user)
 	if r.step.Security == "insecure" {
 		unconfine(spec)
 	}
@@ -251,11 +257,35 @@ func (r *runStep) spec(root *os.File) (*container.Spec, error) {
 	return spec, nil
 }
 
+// newPrivs tells whether the step may gain privileges by executing a file (PR_SET_NO_NEW_PRIVS(2const)).
+// Root has nothing to gain, so its steps may not. A step after USER app that calls sudo or su is in
+// many recipes, and BuildKit lets it.
+func (r *runStep) newPrivs(user container.User) bool {
+	if r.Sandbox.NewPrivs != nil {
+		return *r.Sandbox.NewPrivs
+	}
+	return user.UID != 0
+}
+
+// noNewPrivs sees in what a step writes that sudo missed its rights. A message that comes in two
+// pieces is missed: it is an aid, not a promise.
+type noNewPrivs struct {
+	io.Writer
+	found func()
+}
+
+func (w noNewPrivs) Write(b []byte) (int, error) {
+	if bytes.Contains(b, []byte("no new privileges")) {
+		w.found()
+	}
+	return w.Writer.Write(b)
+}
+
 // unconfine is --security=insecure: every power that there is in mk's own user
 // namespace, which is none over the machine.
 func unconfine(spec *container.Spec) {
 	spec.Caps = container.AllCaps
-	spec.Seccomp = nil
+	spec.Seccomp, spec.NoNewPrivs = nil, false
 	spec.Masked, spec.ReadOnly = nil, nil
 	for i := range spec.Mounts {
 		if m := &spec.Mounts[i]; m.Type == container.Sysfs || m.Type == container.Cgroup {
@@ -280,14 +310,20 @@ func (r *runStep) start(ctx context.Context, spec *container.Spec, root *os.File
 	var copies sync.WaitGroup
 	var ends [2]*os.File
 	for i := range ends {
-		from, to, err := os.Pipe()
+		from, end, err := os.Pipe()
 		if err != nil {
 			return 0, err
 		}
-		ends[i] = to
+		ends[i] = end
 		w := mask.writer(r.Progress.Writer(r.node.Vertex, i == 1))
+		var to io.Writer = w
+		if spec.NoNewPrivs {
+			to = noNewPrivs{w, func() {
+				r.notice("steps of root run with no_new_privs; where one calls sudo as another user, say mk build --security-opt no-new-privileges=false")
+			}}
+		}
 		copies.Go(func() {
-			io.Copy(w, from) // ends with the container: its last process held the other end
+			io.Copy(to, from) // ends with the container: its last process held the other end
 			w.Close()
 			from.Close()
 		})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -23,6 +24,7 @@ type stepFlags struct {
 	ulimits      []string
 	shmSize      string
 	cgroupParent string
+	security     []string
 }
 
 func (f *stepFlags) register(fl *pflag.FlagSet) {
@@ -31,6 +33,7 @@ func (f *stepFlags) register(fl *pflag.FlagSet) {
 	fl.StringSliceVar(&f.allow, "allow", nil, "let RUN steps ask for more: security.insecure, network.host")
 	fl.StringArrayVar(&f.ulimits, "ulimit", nil, "limit of RUN steps, as NAME=soft[:hard]")
 	fl.StringVar(&f.shmSize, "shm-size", "", "size of /dev/shm in RUN steps (default: 64m)")
+	fl.StringArrayVar(&f.security, "security-opt", nil, "no-new-privileges[=true|false] (default: true in steps of root)")
 	fl.StringVar(&f.cgroupParent, "cgroup-parent", "", "not to be had: mk build makes no cgroup")
 	fl.StringArrayVar(&f.devices, "device", nil, "not to be had: an ordinary user can give steps no device")
 }
@@ -67,6 +70,18 @@ func (f *stepFlags) apply(s *builder.Sandbox) (err error) {
 			return fmt.Errorf("--ulimit %s: %w", word, err)
 		}
 		s.Rlimits = append(s.Rlimits, limit)
+	}
+	for _, word := range f.security {
+		name, value, given := strings.Cut(word, "=")
+		if !given {
+			value = "true"
+		}
+		deny, err := strconv.ParseBool(value)
+		if name != "no-new-privileges" || err != nil {
+			return fmt.Errorf("--security-opt %s: want no-new-privileges=true or =false", word)
+		}
+		allow := !deny
+		s.NewPrivs = &allow
 	}
 	if s.Secrets, err = parseSecrets(f.secrets); err != nil {
 		return err
