@@ -245,14 +245,11 @@ func TestIndexGoesRound(t *testing.T) {
 		d.Platform = &p
 		children = append(children, d)
 	}
-	statement := must[v1.Descriptor](t)(s.Put(ctx, strings.NewReader("{}"), nil))
-	statement.MediaType = "application/vnd.in-toto+json"
-	m := v1.Manifest{MediaType: v1.MediaTypeImageManifest, Config: statement, Layers: []v1.Descriptor{statement}}
-	m.SchemaVersion = 2
-	m.Config.MediaType = v1.MediaTypeImageConfig
-	att := must[v1.Descriptor](t)(s.PutManifest(ctx, m))
-	att.Platform = &v1.Platform{OS: "unknown", Architecture: "unknown"}
-	att.Annotations = map[string]string{"vnd.docker.reference.type": "attestation-manifest", annotationSubject: children[0].Digest.String()}
+	subject := NewSubject("pkg:docker/multi", children[0].Digest)
+	att := must[v1.Descriptor](t)(s.PutAttestations(ctx, children[0].Digest, []Statement{
+		{Type: StatementType, PredicateType: "one", Subject: []Subject{subject, {Name: "other", Digest: map[string]string{"sha1": "1"}}}, Predicate: json.RawMessage(`{"a":"<&>"}`)},
+		{Type: StatementType, PredicateType: "two"},
+	}))
 	index := must[v1.Descriptor](t)(s.PutIndex(ctx, append(children, att), PutOptions{Annotations: map[string]string{"a": "b"}}))
 	if err := s.Tag("multi", index); err != nil {
 		t.Fatal(err)
@@ -265,6 +262,15 @@ func TestIndexGoesRound(t *testing.T) {
 	ix := must[v1.Index](t)(fresh.Index(ctx, got[0].Descriptor))
 	if len(ix.Manifests) != 3 || ix.Annotations["a"] != "b" || ix.Manifests[2].Annotations[annotationSubject] != ix.Manifests[0].Digest.String() {
 		t.Errorf("%+v", ix)
+	}
+	// The layers were compressed on the way: the statements name the image that came of it.
+	said := must[[]Statement](t)(fresh.Attestations(ctx, ix, ix.Manifests[0].Digest))
+	if len(said) != 2 || said[0].PredicateType != "one" || string(said[0].Predicate) != `{"a":"<&>"}` || said[1].PredicateType != "two" ||
+		said[0].Subject[0].Digest["sha256"] != ix.Manifests[0].Digest.Encoded() || said[0].Subject[1].Digest["sha1"] != "1" {
+		t.Errorf("%+v", said)
+	}
+	if ix.Manifests[0].Digest == children[0].Digest {
+		t.Error("the image's digest is the old one: nothing was shown")
 	}
 	arm := v1.Platform{OS: "linux", Architecture: "arm64"}
 	if im, err := fresh.Image(ctx, got[0].Descriptor, &arm); err != nil || im.Platform().Architecture != "arm64" {

@@ -102,7 +102,8 @@ func (e exporter) index(ctx context.Context, d v1.Descriptor) (v1.Descriptor, er
 	}
 	became := map[digest.Digest]v1.Descriptor{}
 	changed := false
-	for i, m := range ix.Manifests {
+	for _, i := range imagesFirst(ix.Manifests) {
+		m := ix.Manifests[i]
 		out, err := e.child(ctx, m, became)
 		if err != nil {
 			return d, fmt.Errorf("%s: %w", m.Digest, err)
@@ -130,14 +131,28 @@ func (e exporter) index(ctx context.Context, d v1.Descriptor) (v1.Descriptor, er
 	return out, e.sink.Manifest(ctx, out, raw)
 }
 
-// annotationSubject says which image of an index an attestation is about.
-const annotationSubject = "vnd.docker.reference.digest"
-
 func (e exporter) child(ctx context.Context, d v1.Descriptor, became map[digest.Digest]v1.Descriptor) (v1.Descriptor, error) {
-	if IsIndex(d.MediaType) {
+	switch {
+	case IsIndex(d.MediaType):
 		return e.index(ctx, d)
+	case isAttestation(d):
+		return e.attestation(ctx, d, became)
 	}
 	return e.manifest(ctx, d, became)
+}
+
+// imagesFirst is the order in which an index's manifests are sent: what an
+// attestation is about must be known before it.
+func imagesFirst(list []v1.Descriptor) []int {
+	var order, later []int
+	for i, d := range list {
+		if isAttestation(d) {
+			later = append(later, i)
+		} else {
+			order = append(order, i)
+		}
+	}
+	return append(order, later...)
 }
 
 // manifest sends config, layers and then the manifest. became is where an index's

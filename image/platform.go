@@ -140,9 +140,3 @@ func SelectPlatform(ix v1.Index, p *v1.Platform) (v1.Descriptor, bool) {
 	}
 	return best, rank > 0
 }
-
-// isAttestation knows BuildKit's provenance and SBOM manifests inside an index.
-func isAttestation(d v1.Descriptor) bool {
-	return d.Annotations["vnd.docker.reference.type"] != "" ||
-		d.Platform != nil && d.Platform.OS == "unknown" && d.Platform.Architecture == "unknown"
-}
