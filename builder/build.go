@@ -14,6 +14,7 @@ import (
 
 	"mk/container"
 	"mk/image"
+	"mk/recipe"
 	"mk/snapshot"
 )
 
@@ -57,6 +58,9 @@ type Result struct {
 	Config Image
 	Layers []Layer // base first
 	Ran    int     // steps that were executed, for all platforms of the build
+
+	fetched map[*Node][]*Material
+	network func(*recipe.Run) string
 }
 
 // Layer is one layer of a result: of the base image, or made by a step.
@@ -92,6 +96,7 @@ func (b *Builder) Build(ctx context.Context, plans ...*Plan) ([]*Result, error) 
 		nodes:   map[*Node]*made{},
 		bases:   map[*image.Image]*lazyBase{},
 		names:   map[*image.Image]*Vertex{},
+		took:    map[*Node][]*Material{},
 	}
 	e.nameBases(plans)
 	results := make([]*Result, len(plans))
@@ -105,7 +110,7 @@ func (b *Builder) Build(ctx context.Context, plans ...*Plan) ([]*Result, error) 
 		return nil, err
 	}
 	for _, r := range results {
-		r.Ran = e.ran
+		r.Ran, r.fetched, r.network = e.ran, e.took, b.Sandbox.network
 	}
 	return results, nil
 }
@@ -125,6 +130,7 @@ type engine struct {
 	bases map[*image.Image]*lazyBase
 	ran   int
 	said  map[string]bool // notices
+	took  map[*Node][]*Material
 
 	copying sync.Map // digest → *sync.Mutex: files being copied for mounts
 	renewed sync.Map // names of caches that this build began anew

@@ -31,6 +31,7 @@
 //	copy*.go untar*.go      those files into a tree
 //	link.go                 COPY --link: layers made on nothing, laid on any tree
 //	fetch*.go git*.go       what ADD and contexts get from URLs and git repositories
+//	inputs.go provenance.go what a result was made of, for those who ask
 //	base.go                 images → snapshots, when a step first needs them
 //	export.go tree.go       Result → image, directory, tar
 //	event.go                what the display is told

@@ -54,6 +54,9 @@ type File struct {
 	file     string    // where the bytes are; "": known by its digest only
 }
 
+// Material is the file as the material that this address gave.
+func (f *File) Material(address string) *Material { return fileMaterial(address, f.Digest) }
+
 // Open opens the bytes; the caller closes.
 func (f *File) Open() (*os.File, error) { return os.Open(f.file) }
 

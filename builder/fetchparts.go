@@ -89,6 +89,13 @@ func (p *urlPart) selection(ctx context.Context) (*Selection, error) {
 
 func (p *urlPart) archive() bool { return false }
 
+func (p *urlPart) material() *Material {
+	if p.checksum != "" {
+		return fileMaterial(p.address, p.checksum)
+	}
+	return fileMaterial(p.address, p.file.Digest)
+}
+
 func (p *urlPart) Close() error {
 	if p.open == nil {
 		return nil
@@ -151,6 +158,8 @@ func (p *gitPart) selection(ctx context.Context) (*Selection, error) {
 }
 
 func (p *gitPart) archive() bool { return false }
+
+func (p *gitPart) material() *Material { return p.commit.material() }
 
 func (p *gitPart) Close() error {
 	if p.root == nil {

@@ -53,6 +53,9 @@ type Files struct {
 	// not known, or these are the caller's own files.
 	Time time.Time
 
+	// From is what they were fetched from. Nil: a tree of the caller's or of the build's.
+	From *Material
+
 	// Cache keeps the digests of files between builds. Nil: hash them all.
 	Cache *StatCache
 }

@@ -155,14 +155,14 @@ func (f *Fetched) checkout(ctx context.Context, c *GitCommit, download bool) (*F
 	}
 	st, err := root.Stat()
 	if err != nil || c.Address.Subdir == "" {
-		return &Files{Root: root, Local: true, Time: st.ModTime()}, err
+		return &Files{Root: root, Local: true, Time: st.ModTime(), From: c.material()}, err
 	}
 	defer root.Close()
 	sub, err := openDirIn(root, c.Address.Subdir)
 	if err != nil {
 		return nil, fmt.Errorf("subdirectory %q: %w", c.Address.Subdir, err)
 	}
-	return &Files{Root: sub, Local: true, Time: st.ModTime()}, nil
+	return &Files{Root: sub, Local: true, Time: st.ModTime(), From: c.material()}, nil
 }
 
 // openDirIn opens a directory below root. Symlinks on the way are followed inside

@@ -37,6 +37,8 @@ type copyPart interface {
 	selection(context.Context) (*Selection, error)
 	// archive says whether a file is unpacked if it is an archive: when nothing else is said.
 	archive() bool
+	// material is what was fetched, nil where that is nothing.
+	material() *Material
 	io.Closer
 }
 
@@ -48,10 +50,16 @@ func (e *engine) newCopy(ctx context.Context, n *Node, st *recipe.Copy) (_ actio
 		}
 	}()
 	add := func(part copyPart, err error) error {
-		if err == nil {
-			c.parts = append(c.parts, part)
+		if err != nil {
+			return err
 		}
-		return err
+		c.parts = append(c.parts, part)
+		if m := part.material(); m != nil {
+			e.mu.Lock()
+			e.took[n] = append(e.took[n], m)
+			e.mu.Unlock()
+		}
+		return nil
 	}
 	for i := 0; i < len(st.Sources) && err == nil; i++ {
 		switch kind := recipe.KindOf(st.Sources[i]); {
@@ -164,6 +172,8 @@ func (p *treePart) selection(ctx context.Context) (*Selection, error) {
 }
 
 func (p *treePart) archive() bool { return p.add }
+
+func (p *treePart) material() *Material { return nil } // the plan knows the tree
 
 func (p *treePart) Close() error {
 	if p.root == nil {

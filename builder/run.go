@@ -147,8 +147,11 @@ func (r *runStep) describe(t *KeyText) {
 	}
 }
 
-func (r *runStep) network() string {
-	for _, n := range []string{r.step.Network, r.Sandbox.Network} {
+func (r *runStep) network() string { return r.Sandbox.network(r.step) }
+
+// network is the network of one step: none or host.
+func (s *Sandbox) network(st *recipe.Run) string {
+	for _, n := range []string{st.Network, s.Network} {
 		if n != "" && n != "default" {
 			return n
 		}

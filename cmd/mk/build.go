@@ -60,6 +60,7 @@ type buildFlags struct {
 	debug       bool
 	policy      string // --source-policy-file
 	expect      string // --expect-cached: "*" or a stage's name
+	attest      attestFlags
 }
 
 func newBuild(a *app) *cobra.Command {
@@ -110,6 +111,7 @@ func newBuild(a *app) *cobra.Command {
 	fl.BoolVarP(&f.debug, "debug", "D", false, "show each warning with its rule and its lines")
 	fl.StringVar(&f.expect, "expect-cached", "", "fail when a step (of this stage) had to be executed")
 	fl.Lookup("expect-cached").NoOptDefVal = "*"
+	f.attest.register(fl)
 	a.usernsFlag(c)
 	return c
 }
@@ -125,6 +127,10 @@ func envOr(name, otherwise string) string {
 // records know whole ends; else the same runs again inside.
 func (a *app) build(ctx context.Context, f *buildFlags, contextArg string) (*recipeFile, error) {
 	outputs, err := parseOutputs(f)
+	if err != nil {
+		return nil, err
+	}
+	attest, err := parseAttests(&f.attest, outputs)
 	if err != nil {
 		return nil, err
 	}
@@ -155,7 +161,7 @@ func (a *app) build(ctx context.Context, f *buildFlags, contextArg string) (*rec
 		files.Cache = s.statCache(contextArg)
 	}
 
-	b := &building{app: a, flags: f, store: s, src: src, context: files, contextArg: contextArg, outputs: outputs}
+	b := &building{app: a, flags: f, store: s, src: src, context: files, contextArg: contextArg, outputs: outputs, attest: attest, started: time.Now().UTC(), id: buildID()}
 	b.fetch = &fetcher{store: s, inside: a.stage == userns.StageInside}
 	defer b.fetch.Close()
 	err = b.run(ctx)
@@ -176,9 +182,14 @@ type building struct {
 	context    *builder.Files // the same
 	contextArg string
 	outputs    []output
+	attest     attests
+	started    time.Time
+	id         string // of this build, like no other's
 	recipe     *recipe.Recipe
 	args       map[string]string // --build-arg
 	bases      foundBases
+	contexts   map[string]builder.Tree // --build-context
+	names      imageNames
 	policy     *sourcePolicy
 	warnings   []recipe.Warning
 	display    display
@@ -337,7 +348,7 @@ func (b *building) make(ctx context.Context, progress builder.Reporter) error {
 		return err
 	}
 	if f.metadata != "" {
-		if err := b.writeMetadata(f.metadata, e); err != nil {
+		if err := out.writeMetadata(f.metadata, e); err != nil {
 			return err
 		}
 	}
@@ -382,7 +393,7 @@ func (b *building) options(ctx context.Context, progress builder.Reporter) (buil
 	if b.policy, err = readPolicy(f.policy); err != nil {
 		return opt, err
 	}
-	find := &finder{store: b.store, pull: pull, policy: b.policy, progress: progress, fetch: b.fetch}
+	find := &finder{store: b.store, pull: pull, policy: b.policy, progress: progress, fetch: b.fetch, names: &b.names}
 	opt.Base = b.bases.remember(find.base)
 	for _, kv := range f.contexts {
 		name, value, ok := strings.Cut(kv, "=")
@@ -399,6 +410,7 @@ func (b *building) options(ctx context.Context, progress builder.Reporter) (buil
 		}
 		opt.Contexts[name] = t
 	}
+	b.contexts = opt.Contexts
 	return opt, nil
 }
 

@@ -91,7 +91,8 @@ func (f *fetcher) Close() error {
 // be a recipe.
 type content struct {
 	files *builder.Files
-	text  []byte // nil: it is files
+	text  []byte            // nil: it is files
+	from  *builder.Material // of text
 }
 
 // get fetches a context, once.
@@ -124,6 +125,7 @@ func (f *fetcher) fetch(ctx context.Context, arg string) (content, error) {
 	}
 	var file *os.File
 	var made time.Time
+	var from *builder.Material // nil for standard input, which nobody else has
 	err := f.progress.Task("[internal] load remote build context", func(v *builder.Vertex) (err error) {
 		if arg == "-" {
 			file, err = f.spool(os.Stdin)
@@ -131,7 +133,7 @@ func (f *fetcher) fetch(ctx context.Context, arg string) (content, error) {
 		}
 		got, err := f.store.fetched().URL(ctx, arg, "", true, func(done, total int64) { f.progress.Status(v, "bytes", done, total) })
 		if err == nil {
-			made = got.Modified
+			made, from = got.Modified, got.Material(arg)
 			file, err = got.Open()
 		}
 		return err
@@ -150,11 +152,11 @@ func (f *fetcher) fetch(ctx context.Context, arg string) (content, error) {
 			return content{}, fmt.Errorf("open context: %w", err)
 		}
 		f.open = append(f.open, tree)
-		tree.Time = made
+		tree.Time, tree.From = made, from
 		return content{files: tree.Files}, nil
 	}
 	text, err := readAll(file)
-	return content{text: append([]byte{}, text...)}, err
+	return content{text: append([]byte{}, text...), from: from}, err
 }
 
 func (f *fetcher) git(ctx context.Context, address string) (*builder.Files, error) {
@@ -236,7 +238,7 @@ func (f *fetcher) source(ctx context.Context, file, arg string) (*recipeFile, *b
 		if file != "" {
 			return nil, nil, errTwoRecipes
 		}
-		src = &recipeFile{name: "Recipe", text: got.text}
+		src = &recipeFile{name: "Recipe", text: got.text, from: got.from}
 		got.files, err = f.nothing()
 		return src, got.files, err
 	case httpAddress.MatchString(file) && !exists(file):
@@ -273,7 +275,7 @@ func (f *fetcher) recipe(ctx context.Context, address string) (*recipeFile, erro
 	if err != nil {
 		return nil, fmt.Errorf("read recipe: %w", err)
 	}
-	return &recipeFile{name: "Recipe", text: text}, nil
+	return &recipeFile{name: "Recipe", text: text, from: got.Material(address)}, nil
 }
 
 // recipeIn reads the recipe of a context that was fetched.
@@ -290,7 +292,7 @@ func recipeIn(files *builder.Files, file string) (*recipeFile, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read recipe: %w", err)
 		}
-		return &recipeFile{name: filepath.Base(name), text: text}, nil
+		return &recipeFile{name: filepath.Base(name), text: text, from: files.From}, nil
 	}
 	if file != "" {
 		return nil, fmt.Errorf("read recipe: no %s in the context", file)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -23,6 +24,38 @@ type finder struct {
 	policy   *sourcePolicy
 	progress builder.Reporter
 	fetch    *fetcher // of a build: brings contexts
+	names    *imageNames
+}
+
+// imageNames remembers by what name each image was found, after all that policies
+// made of it. Nil remembers nothing.
+type imageNames struct {
+	mu    sync.Mutex // a plan asks from several goroutines
+	names map[*image.Image]string
+}
+
+func (n *imageNames) set(img *image.Image, name string) {
+	if n == nil || img == nil {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.names == nil {
+		n.names = map[*image.Image]string{}
+	}
+	n.names[img] = name
+}
+
+// of is the name of an image. Of one from a file it is the file's: where that is on
+// this machine is nobody's concern.
+func (n *imageNames) of(img *image.Image) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	name := n.names[img]
+	if transport, path, ok := cutTransport(name); ok {
+		return transport + "://" + filepath.Base(path)
+	}
+	return name
 }
 
 // policy says when a registry is asked for an image.
@@ -58,7 +91,9 @@ func (f *finder) base(ctx context.Context, name string, platform ocispec.Platfor
 // find finds an image; platform nil means this machine's.
 func (f *finder) find(ctx context.Context, name string, platform *ocispec.Platform) (*image.Image, error) {
 	if transport, path, ok := cutTransport(name); ok {
-		return f.archive(ctx, transport, path, platform)
+		img, err := f.archive(ctx, transport, path, platform)
+		f.names.set(img, name)
+		return img, err
 	}
 	title := name
 	ref, wrong := image.ParseReference(name) // an ID of the store is no reference, maybe
@@ -94,6 +129,7 @@ func (f *finder) find(ctx context.Context, name string, platform *ocispec.Platfo
 		}
 		return f.images.Tag(ref.String(), img.Target())
 	})
+	f.names.set(img, title)
 	return img, err
 }
 

@@ -79,7 +79,8 @@ func (b *built) assemble(ctx context.Context, o output) (exported, error) {
 		}
 		e.names = append(e.names, ref.String())
 	}
-	if o.notes.index() && !b.index {
+	index := b.index || b.attest.any()
+	if o.notes.index() && !index {
 		return e, errors.New("index annotations not supported for single platform export")
 	}
 	var manifests []ocispec.Descriptor
@@ -92,7 +93,7 @@ func (b *built) assemble(ctx context.Context, o output) (exported, error) {
 		d.Annotations = o.notes.of("manifest-descriptor", p)
 		manifests = append(manifests, d)
 	}
-	if !b.index {
+	if !index {
 		e.target = manifests[0]
 		img, err := b.store.images.Image(ctx, e.target, nil)
 		if err != nil {
@@ -101,6 +102,11 @@ func (b *built) assemble(ctx context.Context, o output) (exported, error) {
 		e.config = img.ID()
 		return e, nil
 	}
+	said, err := b.attestations(ctx, e.names, manifests)
+	if err != nil {
+		return e, err
+	}
+	manifests = append(manifests, said...)
 	none := ocispec.Platform{}
 	d, err := b.store.images.PutIndex(ctx, manifests, image.PutOptions{Annotations: o.notes.of("index", none), Docker: o.opts.Docker})
 	d.Annotations = o.notes.of("index-descriptor", none)
@@ -206,6 +212,11 @@ func (b *built) writeDirs(ctx context.Context, o output) error {
 		if err := b.work.WriteDir(ctx, r, dir); err != nil {
 			return err
 		}
+		if err := b.writeStatements(ctx, r, o, func(name string, text []byte) error {
+			return os.WriteFile(filepath.Join(dir, name), text, 0o644)
+		}); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -250,22 +261,41 @@ func (b *built) writeTar(ctx context.Context, o output, w io.Writer) error {
 		if len(b.results) > 1 {
 			return errors.New("platform-split=false: a tar cannot hold two trees in one place")
 		}
-		return b.work.WriteTar(ctx, b.results[0], w)
+		if !b.attest.any() {
+			return b.work.WriteTar(ctx, b.results[0], w)
+		}
 	}
 	tw := tar.NewWriter(w)
 	for _, r := range b.results {
+		dir := ""
+		if b.splits(o) {
+			dir = platformDir(r)
+		}
 		from, to := io.Pipe()
 		go func() { to.CloseWithError(b.work.WriteTar(ctx, r, to)) }()
-		err := prefixTar(tw, from, platformDir(r))
+		err := prefixTar(tw, from, dir)
 		from.CloseWithError(err)
 		if err != nil {
+			return err
+		}
+		if err := b.writeStatements(ctx, r, o, func(name string, text []byte) error {
+			h := &tar.Header{Typeflag: tar.TypeReg, Name: path.Join(dir, name), Size: int64(len(text)), Mode: 0o644}
+			if r.Plan.Epoch != nil {
+				h.ModTime = *r.Plan.Epoch
+			}
+			if err := tw.WriteHeader(h); err != nil {
+				return err
+			}
+			_, err := tw.Write(text)
+			return err
+		}); err != nil {
 			return err
 		}
 	}
 	return tw.Close()
 }
 
-// prefixTar copies the entries of a tar into another, under dir.
+// prefixTar copies the entries of a tar into another, under dir, if that is not "".
 func prefixTar(to *tar.Writer, from io.Reader, dir string) error {
 	r := tar.NewReader(from)
 	for {
@@ -280,8 +310,10 @@ func prefixTar(to *tar.Writer, from io.Reader, dir string) error {
 		if strings.HasSuffix(h.Name, "/") {
 			slash = "/"
 		}
-		h.Name = path.Join(dir, h.Name) + slash
-		if h.Typeflag == tar.TypeLink {
+		if dir != "" {
+			h.Name = path.Join(dir, h.Name) + slash
+		}
+		if dir != "" && h.Typeflag == tar.TypeLink {
 			h.Linkname = path.Join(dir, h.Linkname)
 		}
 		if err := to.WriteHeader(h); err != nil {

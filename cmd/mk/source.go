@@ -27,6 +27,7 @@ type recipeFile struct {
 	name string
 	path string // "" for standard input
 	text []byte
+	from *builder.Material // nil: it is the caller's, or of the context
 }
 
 func (r *recipeFile) lines() []string {
