@@ -33,6 +33,13 @@ type Builder struct {
 	// ErrNeedsInside, having changed nothing but the stat caches.
 	Inside bool
 
+	// From are caches that steps are looked up in which the records do not know. See remote.go.
+	From []*ImportedCache
+	// Need is how much of the result Build brings of what a cache has.
+	Need Need
+	// Inline makes every image that Store writes its own cache.
+	Inline bool
+
 	// Explain is told why each step is executed; nil: nobody wants to know.
 	Explain func(Reason)
 
@@ -59,6 +66,7 @@ type Result struct {
 	Layers []Layer // base first
 	Ran    int     // steps that were executed, for all platforms of the build
 
+	engine  *engine
 	fetched map[*Node][]*Material
 	network func(*recipe.Run) string
 }
@@ -85,6 +93,22 @@ func (b *Builder) Build(ctx context.Context, plans ...*Plan) ([]*Result, error) 
 			return nil, err
 		}
 	}
+	var from *importing
+	if len(b.From) > 0 {
+		from = &importing{caches: b.From, progress: b.Progress}
+	}
+	for {
+		// Every attempt that ends so leaves out a cache or a record of one, and
+		// finds what was executed before in the records.
+		results, err := b.attempt(ctx, from, plans)
+		if !errors.Is(err, errForsaken) {
+			return results, err
+		}
+	}
+}
+
+// attempt is Build with the caches that are left.
+func (b *Builder) attempt(ctx context.Context, from *importing, plans []*Plan) ([]*Result, error) {
 	g, ctx := errgroup.WithContext(ctx)
 	e := &engine{
 		Builder: b,
@@ -97,6 +121,11 @@ func (b *Builder) Build(ctx context.Context, plans ...*Plan) ([]*Result, error) 
 		bases:   map[*image.Image]*lazyBase{},
 		names:   map[*image.Image]*Vertex{},
 		took:    map[*Node][]*Material{},
+		from:    from,
+
+		believed: map[*Node]bool{},
+		doubted:  map[*Node]bool{},
+		memos:    map[Key]string{},
 	}
 	e.nameBases(plans)
 	results := make([]*Result, len(plans))
@@ -110,7 +139,7 @@ func (b *Builder) Build(ctx context.Context, plans ...*Plan) ([]*Result, error) 
 		return nil, err
 	}
 	for _, r := range results {
-		r.Ran, r.fetched, r.network = e.ran, e.took, b.Sandbox.network
+		r.Ran, r.engine, r.fetched, r.network = e.ran, e, e.took, b.Sandbox.network
 	}
 	return results, nil
 }
@@ -124,6 +153,7 @@ type engine struct {
 	work  chan struct{}            // a token a step at work
 	hash  chan struct{}            // a token a layer being digested
 	names map[*image.Image]*Vertex // of bases
+	from  *importing               // nil without caches
 
 	mu    sync.Mutex // guards what follows
 	nodes map[*Node]*made
@@ -131,6 +161,9 @@ type engine struct {
 	ran   int
 	said  map[string]bool // notices
 	took  map[*Node][]*Material
+
+	believed, doubted map[*Node]bool // see memo and doubt
+	memos             map[Key]string // questions that were asked, hashed, and the answers
 
 	copying sync.Map // digest → *sync.Mutex: files being copied for mounts
 	renewed sync.Map // names of caches that this build began anew
@@ -142,8 +175,11 @@ type engine struct {
 
 // made is what a node left: at first a promise, then a snapshot, last its digests.
 type made struct {
-	ready     chan struct{} // closed when id or err is set
+	ready     chan struct{} // closed when id, lazy or err is set
 	id        snapshot.ID
+	lazy      *lazyTree // in place of id: a cache has it
+	text      *KeyText  // of its key; set before digested is closed
+	alone     *KeyText  // of a linked step: the key of its layer alone
 	at        time.Time // when the step ended, now or in the build that executed it
 	err       error
 	digested  chan struct{} // closed when digests or digestErr is set
@@ -183,7 +219,7 @@ func (e *engine) target(ctx context.Context, plan *Plan) (*Result, error) {
 		}
 		r.Layers = append(r.Layers, Layer{Digests: d, Snapshot: m.id, Made: m.at, Step: n})
 	}
-	return r, nil
+	return r, e.need(ctx, target.Tree, r)
 }
 
 // wait gives the digests of what a node made, when they are known.
@@ -239,7 +275,7 @@ func (e *engine) make(ctx context.Context, n *Node, m *made) error {
 	if err != nil {
 		return at(n.Step.At(), err)
 	}
-	defer act.Close()
+	defer func() { act.Close() }()
 
 	facts := func(parent string) *KeyText {
 		t := newKeyText(image.FormatPlatform(n.Stage.Platform), parent)
@@ -251,18 +287,30 @@ func (e *engine) make(ctx context.Context, n *Node, m *made) error {
 	}
 	// The parent's digest may still be on its way. It is worth waiting for only
 	// if this step has run before: the first time, nothing can hit.
-	if len(e.Records.StepKeys(facts("").Step())) > 0 && !n.NoCache {
-		content, err := e.contentOf(ctx, n.Parent)
+	for {
+		if n.linked() {
+			m.alone = facts(alone)
+		}
+		if !n.NoCache && e.known(ctx, facts("").Step()) {
+			content, err := e.contentOf(ctx, n.Parent)
+			if err != nil {
+				return err
+			}
+			if e.before(ctx, m, facts(content)) {
+				e.Records.SetLast(e.place(n), m.text.String())
+				e.Progress.Cached(n.Vertex)
+				return nil
+			}
+		}
+		if !e.doubt(n) {
+			break
+		}
+		again, err := e.action(ctx, n)
 		if err != nil {
-			return err
+			return at(n.Step.At(), err)
 		}
-		if rec, err := e.Records.Get(facts(content).Key()); err == nil && e.usable(rec) {
-			m.id, m.digests, m.at = rec.Snapshot, rec.Digests, rec.Made
-			close(m.digested)
-			e.Records.SetLast(e.place(n), rec.Text)
-			e.Progress.Cached(n.Vertex)
-			return nil
-		}
+		act.Close()
+		act = again
 	}
 	if !e.Inside {
 		return ErrNeedsInside
@@ -290,12 +338,42 @@ func (e *engine) make(ctx context.Context, n *Node, m *made) error {
 			return err
 		}
 		text := facts(content)
+		m.text = text
 		if err := e.Records.SetLast(e.place(n), text.String()); err != nil {
 			return err
 		}
 		return e.Records.Put(text, snap.ID(), m.digests, m.at)
 	})
 	return nil
+}
+
+// known says whether a step was executed before, on whatever tree, here or where a
+// cache comes from.
+func (e *engine) known(ctx context.Context, step Key) bool {
+	return len(e.Records.StepKeys(step)) > 0 || e.from != nil && e.from.knows(ctx, step)
+}
+
+// before looks for what the step with this key made, in the records and then in the caches.
+func (e *engine) before(ctx context.Context, m *made, text *KeyText) bool {
+	if rec, err := e.Records.Get(text.Key()); err == nil && e.usable(rec) {
+		m.id, m.digests, m.at = rec.Snapshot, rec.Digests, rec.Made
+	} else if s := e.cached(ctx, text.Key()); s != nil {
+		m.lazy, m.at = newLazyTree(s, text), s.made()
+		m.digests = snapshot.Digests{Content: s.Content, DiffID: s.Layer, Size: s.Size}
+	} else {
+		return false
+	}
+	m.text = text
+	close(m.digested)
+	return true
+}
+
+// cached looks a key up in the caches.
+func (e *engine) cached(ctx context.Context, k Key) *cachedStep {
+	if e.from == nil {
+		return nil
+	}
+	return e.from.step(ctx, k)
 }
 
 // execute makes the snapshot of a step, and tells when it was made.
@@ -414,6 +492,9 @@ func (e *engine) tree(ctx context.Context, t Tree) (*snapshot.Snapshot, error) {
 		m, err := e.node(ctx, t.Node)
 		if err != nil {
 			return nil, err
+		}
+		if m.lazy != nil {
+			return e.bring(ctx, t.Node, m.lazy)
 		}
 		return e.Trees.Get(m.id)
 	case t.Image != nil:

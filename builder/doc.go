@@ -30,6 +30,7 @@
 //	files*.go select.go statcache.go   which files a COPY takes, and their digest
 //	copy*.go untar*.go      those files into a tree
 //	link.go                 COPY --link: layers made on nothing, laid on any tree
+//	remote*.go              caches elsewhere: --cache-from, --cache-to
 //	fetch*.go git*.go       what ADD and contexts get from URLs and git repositories
 //	inputs.go provenance.go what a result was made of, for those who ask
 //	base.go                 images → snapshots, when a step first needs them

@@ -43,6 +43,11 @@ func (b *Builder) Store(ctx context.Context, r *Result, opts image.PutOptions) (
 	if err := date(&config, r); err != nil {
 		return ocispec.Descriptor{}, err
 	}
+	if b.Inline {
+		if err := r.inline(ctx, &config); err != nil {
+			return ocispec.Descriptor{}, err
+		}
+	}
 	return b.Images.PutImage(ctx, config, layers, opts)
 }
 

@@ -53,6 +53,9 @@ func (e *engine) aloneLayer(ctx context.Context, n *Node, act action, text *KeyT
 		layer, err := e.Trees.Get(rec.Snapshot)
 		return layer, rec.Made, err
 	}
+	if layer, made, err := e.aloneCached(ctx, n, text); layer != nil || err != nil {
+		return layer, made, err
+	}
 	layer, err := e.onDraft(ctx, n, act, nil)
 	if err != nil {
 		return nil, time.Time{}, err

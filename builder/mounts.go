@@ -104,14 +104,14 @@ func (r *runStep) identify(ctx context.Context, m *runMount) error {
 	}
 	// What is picked from an immutable tree is the same every time.
 	question := fmt.Sprintf("mount %s %q", in, m.source())
-	if answer, ok := r.Records.Memo(question); ok {
+	if answer, ok := r.memo(ctx, r.node, question); ok {
 		m.sum = answer
 		return nil
 	}
 	if err := r.pick(ctx, m); err != nil {
 		return err
 	}
-	return r.Records.SetMemo(question, m.sum)
+	return r.setMemo(question, m.sum)
 }
 
 // source is where in its tree a mount begins, "/" for the whole of it.

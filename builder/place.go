@@ -113,14 +113,14 @@ func (e *engine) newTreePart(ctx context.Context, n *Node, st *recipe.Copy, word
 			return nil, err
 		}
 		question := fmt.Sprintf("pick %s %q parents %t exclude %q", in, words, st.Parents, st.Exclude)
-		if answer, ok := e.Records.Memo(question); ok {
+		if answer, ok := e.memo(ctx, n, question); ok {
 			p.sum = digest.Digest(answer)
 			return p, nil
 		}
 		if err := p.find(ctx); err != nil {
 			return nil, err
 		}
-		return p, e.Records.SetMemo(question, p.sum.String())
+		return p, e.setMemo(question, p.sum.String())
 	}
 	if err := p.find(ctx); err != nil {
 		return nil, err

@@ -55,7 +55,7 @@ func (b *Builder) withTree(ctx context.Context, r *Result, f func(*Files) error)
 // top is the snapshot that shows a result's whole tree, nil for none.
 func (b *Builder) top(ctx context.Context, r *Result) (*snapshot.Snapshot, error) {
 	if n := len(r.Layers); n > 0 && r.Layers[n-1].Base == nil {
-		return b.Trees.Get(r.Layers[n-1].Snapshot)
+		return r.engine.tree(ctx, r.Plan.Target.Tree) // NeedTree has brought it
 	}
 	if img := r.Plan.Target.Tree.Image; img != nil {
 		return b.Unpack(ctx, img)

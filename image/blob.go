@@ -107,10 +107,65 @@ func (s *Store) Open(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error
 		}
 		return s.openFile(d)
 	}
+	if how, ok := layerCompression(d.MediaType); ok && how == Uncompressed {
+		rc, formErr := s.openForm(ctx, d)
+		if formErr == nil || !errors.Is(formErr, ErrAbsent) {
+			return rc, formErr
+		}
+	}
 	if from := s.Sources(d.Digest); len(from) > 0 {
 		return nil, fmt.Errorf("%s (it is in %s): %w", d.Digest, from[0], ErrAbsent)
 	}
 	return nil, err
+}
+
+// openForm opens an uncompressed layer by decompressing one of its forms.
+func (s *Store) openForm(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
+	err := fmt.Errorf("%s: %w", d.Digest, ErrAbsent)
+	for _, form := range s.forms(d.Digest) {
+		raw, formErr := s.Open(ctx, form)
+		if formErr == nil {
+			return newUncompressed(raw, d.Digest, d.Size)
+		}
+		if ctx.Err() != nil || errors.Is(err, ErrAbsent) {
+			err = formErr
+		}
+	}
+	return nil, err
+}
+
+// Obtain makes sure that an uncompressed layer can be opened without asking anybody and
+// is what it should be: one that only a claim leads to is fetched and verified.
+func (s *Store) Obtain(ctx context.Context, d v1.Descriptor) error {
+	if ok, err := s.Has(d); ok || err != nil {
+		return err
+	}
+	if layers, _ := s.hooks(); layers != nil {
+		if rc, _, err := layers.OpenLayer(ctx, d.Digest); err == nil {
+			return rc.Close()
+		}
+	}
+	for _, form := range s.compressedForms(d.Digest) {
+		if ok, err := s.Has(form.Descriptor); ok || err != nil {
+			return err
+		}
+	}
+	err := fmt.Errorf("layer %s: %w", d.Digest, ErrAbsent)
+	for _, claim := range s.claims(d.Digest) {
+		var raw, tar io.ReadCloser
+		if raw, err = s.Open(ctx, claim); err != nil {
+			continue
+		}
+		if tar, err = newUncompressed(raw, d.Digest, d.Size); err != nil {
+			continue
+		}
+		_, err = copyContext(ctx, io.Discard, tar)
+		tar.Close()
+		if err == nil {
+			return s.addCompressed(d.Digest, compressed{Descriptor: claim, level: unknownLevel})
+		}
+	}
+	return err
 }
 
 // openFile opens a blob's file, verified. ErrAbsent when there is none.

@@ -194,6 +194,11 @@ func (c *checker) layer(ctx context.Context, d v1.Descriptor) error {
 	if len(c.store.Sources(d.Digest)) > 0 {
 		return nil
 	}
+	for _, form := range c.store.forms(d.Digest) {
+		if ok, err := c.store.Has(form); ok && err == nil || len(c.store.Sources(form.Digest)) > 0 {
+			return nil
+		}
+	}
 	return fmt.Errorf("%s: %w", d.Digest, ErrAbsent)
 }
 

@@ -129,17 +129,17 @@ func (l Layer) Uncompressed(ctx context.Context) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newUncompressed(raw, l.DiffID)
+	return newUncompressed(raw, l.DiffID, -1)
 }
 
-// newUncompressed decompresses a verified reader and verifies the result. It owns raw.
-func newUncompressed(raw io.ReadCloser, diffID digest.Digest) (io.ReadCloser, error) {
+// newUncompressed decompresses a verified reader and verifies the result; size -1 is not known. It owns raw.
+func newUncompressed(raw io.ReadCloser, diffID digest.Digest, size int64) (io.ReadCloser, error) {
 	z, _, err := decompress(raw)
 	if err != nil {
 		raw.Close()
 		return nil, fmt.Errorf("layer %s: %w", diffID, err)
 	}
-	return newVerifier(&uncompressed{z: z, raw: raw}, diffID, -1), nil
+	return newVerifier(&uncompressed{z: z, raw: raw}, diffID, size), nil
 }
 
 type uncompressed struct {

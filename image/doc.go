@@ -18,6 +18,8 @@
 //	blobs/<alg>/<hex>         content; the name is its digest. Never changed
 //	compressed/<alg>/<hex>    of a layer's DiffID: the compressed forms it has had, a line each:
 //	                          media type, level ("6", "-" when unknown), digest, size
+//	claims/<alg>/<hex>        of a layer's DiffID: blobs that are said to be it, compressed, a line each:
+//	                          media type, digest, size
 //	sources/<alg>/<hex>       of a blob: repositories that have it, a line each
 //	tmp/<random>              a file being written, flocked by its writer
 //
@@ -35,7 +37,8 @@
 //   - Each layer that it names can be had: its blob exists, or [Layers] makes it
 //     again from a tree (layers that were built here exist as trees only, and the
 //     manifest names their uncompressed tar), or sources says which repository has
-//     it (a base whose layers were not needed yet, see registry.Client.Manifest).
+//     it (a base whose layers were not needed yet, see registry.Client.Manifest; a step that a
+//     build cache knew), for the layer itself or for a form that is known or claimed to be it.
 //   - An index may name manifests that are not in the store (platforms that
 //     nobody asked for), but at least one that is.
 //

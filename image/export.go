@@ -60,7 +60,30 @@ type exporter struct {
 	store *Store
 	sink  Sink
 	opts  WriteOptions
+	dry   bool // nothing is to be fetched
 }
+
+// Predict tells what Export would make of an image or index, as far as that is known
+// without reading a layer; an error says that it is not.
+func (s *Store) Predict(ctx context.Context, d v1.Descriptor, opts WriteOptions) (v1.Descriptor, error) {
+	var err error
+	if opts.Compression, err = ParseCompression(string(opts.Compression)); err != nil {
+		return v1.Descriptor{}, err
+	}
+	e := exporter{store: s, sink: foresight{}, opts: opts, dry: true}
+	return e.document(ctx, d)
+}
+
+// foresight is the sink of Predict: a place that has everything.
+type foresight struct{}
+
+func (foresight) Has(context.Context, v1.Descriptor) (bool, error) { return true, nil }
+
+func (foresight) Blob(_ context.Context, d v1.Descriptor, _ func(context.Context) (io.ReadCloser, error)) (v1.Descriptor, error) {
+	return d, errors.New("a layer has not been compressed yet")
+}
+
+func (foresight) Manifest(context.Context, v1.Descriptor, []byte) error { return nil }
 
 func (e exporter) document(ctx context.Context, d v1.Descriptor) (v1.Descriptor, error) {
 	if IsIndex(d.MediaType) {
@@ -256,10 +279,15 @@ func (e exporter) layer(ctx context.Context, l Layer) (v1.Descriptor, error) {
 	if l.DiffID == "" || !ok || want == has {
 		return l.Descriptor, e.asIs(ctx, l.Descriptor)
 	}
+	if has == Uncompressed && !e.dry && len(e.store.claims(l.DiffID)) > 0 {
+		if err := e.store.Obtain(ctx, l.Descriptor); err != nil {
+			return l.Descriptor, err
+		}
+	}
 	level := strconv.Itoa(e.opts.Level)
 	if want != Uncompressed {
 		for _, known := range e.store.compressedForms(l.DiffID) {
-			if known.MediaType != ociLayerType(want) || known.level != level {
+			if known.MediaType != ociLayerType(want) || known.level != level && (known.level != unknownLevel || e.opts.Level != 0) {
 				continue
 			}
 			if ok, err := e.sink.Has(ctx, known.Descriptor); err != nil {

@@ -106,6 +106,9 @@ func (s *Store) reachable(ctx context.Context) (map[digest.Digest]struct{}, erro
 			}
 			for _, c := range append(m.Layers, m.Config) {
 				live[c.Digest] = struct{}{}
+				for _, form := range s.forms(c.Digest) { // perhaps all there is of the layer
+					live[form.Digest] = struct{}{}
+				}
 			}
 			if raw, err := s.ReadBlob(ctx, m.Config, MaxConfigSize); err == nil {
 				if config, err := ParseConfig(raw); err == nil {
@@ -186,7 +189,7 @@ func (s *Store) eachBlob(f func(d digest.Digest, size int64) error) error {
 
 // dropRecords removes the records of digests that nobody wants.
 func (s *Store) dropRecords(wanted func(digest.Digest) bool) error {
-	for _, kind := range []string{"sources", "compressed"} {
+	for _, kind := range []string{"sources", "compressed", "claims"} {
 		err := s.eachDigestFile(kind, func(d digest.Digest, _ fs.DirEntry, name string) error {
 			if wanted(d) {
 				return nil

@@ -137,6 +137,30 @@ func (s *Store) presentImages(ix v1.Index) ([]v1.Descriptor, error) {
 	return present, nil
 }
 
+// Images loads every image that a manifest or index stands for and that is in the store,
+// attestations left out.
+func (s *Store) Images(ctx context.Context, d v1.Descriptor) ([]*Image, error) {
+	found := []v1.Descriptor{d}
+	if IsIndex(d.MediaType) {
+		ix, err := s.loadIndex(ctx, d)
+		if err == nil {
+			found, err = s.presentImages(ix)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	var all []*Image
+	for _, d := range found {
+		im, err := s.loadImage(ctx, d)
+		if err != nil {
+			return nil, fmt.Errorf("image %s: %w", d.Digest, err)
+		}
+		all = append(all, im)
+	}
+	return all, nil
+}
+
 // Index loads an index, to be looked at.
 func (s *Store) Index(ctx context.Context, d v1.Descriptor) (v1.Index, error) {
 	return s.loadIndex(ctx, d)

@@ -164,7 +164,7 @@ func (a *archive) images(ctx context.Context) ([]Tagged, error) {
 		if err := checkLayout(a.names["oci-layout"]); err != nil {
 			return nil, err
 		}
-		return a.store.importIndex(ctx, raw, "", nil)
+		return a.store.importIndex(ctx, raw, "", importer{store: a.store})
 	}
 	raw, ok := a.names["manifest.json"]
 	if !ok {
@@ -271,6 +271,33 @@ func (s *Store) layerType(ctx context.Context, d v1.Descriptor, diffID digest.Di
 // ReadLayout is ReadArchive of an OCI layout directory. With name, only the
 // images that have it as their tag or full name are read; ErrNotFound when none has.
 func (s *Store) ReadLayout(ctx context.Context, dir, name string) ([]Tagged, error) {
+	return s.readLayout(ctx, dir, name, false)
+}
+
+// PeekLayout is ReadLayout without the layers, which stay where they are: only manifests
+// and configs come into the store. ReadLayoutBlob brings one.
+func (s *Store) PeekLayout(ctx context.Context, dir, name string) ([]Tagged, error) {
+	return s.readLayout(ctx, dir, name, true)
+}
+
+// ReadLayoutBlob brings one blob of an OCI layout directory into the store, unless it is there.
+func (s *Store) ReadLayoutBlob(ctx context.Context, dir string, d v1.Descriptor) error {
+	if err := CheckDescriptor(d); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("read layer: %w", err)
+	}
+	defer root.Close()
+	im := importer{store: s, open: func(d v1.Descriptor) (io.ReadCloser, error) { return openRootFile(root, blobPath(d.Digest)) }}
+	if err := im.blob(ctx, d); err != nil {
+		return fmt.Errorf("read layer: %s: %w", dir, err)
+	}
+	return nil
+}
+
+func (s *Store) readLayout(ctx context.Context, dir, name string, peek bool) ([]Tagged, error) {
 	root, err := os.OpenRoot(dir) // a link in a stranger's layout leads nowhere else
 	if err != nil {
 		return nil, fmt.Errorf("read images: %w", err)
@@ -290,9 +317,9 @@ func (s *Store) ReadLayout(ctx context.Context, dir, name string) ([]Tagged, err
 	if err != nil {
 		return nil, fmt.Errorf("read images: %s: %w", dir, err)
 	}
-	images, err := s.importIndex(ctx, raw, name, func(d v1.Descriptor) (io.ReadCloser, error) {
+	images, err := s.importIndex(ctx, raw, name, importer{store: s, peek: peek, open: func(d v1.Descriptor) (io.ReadCloser, error) {
 		return openRootFile(root, blobPath(d.Digest))
-	})
+	}})
 	if err != nil {
 		return nil, fmt.Errorf("read images: %s: %w", dir, err)
 	}
@@ -325,9 +352,9 @@ func readRootFile(root *os.Root, name string) ([]byte, error) {
 	return readLimited(f, maxArchiveNames)
 }
 
-// importIndex brings what an index.json names into the store by open (nil: all
-// is there already) and returns the images by the names it gives them.
-func (s *Store) importIndex(ctx context.Context, raw []byte, name string, open func(v1.Descriptor) (io.ReadCloser, error)) ([]Tagged, error) {
+// importIndex brings what an index.json names into the store and returns the images by
+// the names it gives them.
+func (s *Store) importIndex(ctx context.Context, raw []byte, name string, im importer) ([]Tagged, error) {
 	ix, err := parseLayoutIndex(bytes.TrimSpace(raw))
 	if err != nil {
 		return nil, fmt.Errorf("index.json: %w", err)
@@ -335,7 +362,6 @@ func (s *Store) importIndex(ctx context.Context, raw []byte, name string, open f
 	if len(ix.Manifests) > maxManifests {
 		return nil, fmt.Errorf("index.json: more than %d entries: %w", maxManifests, ErrInvalid)
 	}
-	im := importer{store: s, open: open}
 	var images []Tagged
 	for _, d := range ix.Manifests {
 		full := layoutName(d.Annotations)
@@ -368,7 +394,8 @@ func layoutName(annotations map[string]string) string {
 // importer copies from a layout, children before parents.
 type importer struct {
 	store *Store
-	open  func(v1.Descriptor) (io.ReadCloser, error)
+	open  func(v1.Descriptor) (io.ReadCloser, error) // nil: all is in the store already
+	peek  bool                                       // layers stay where they are
 }
 
 func (im importer) document(ctx context.Context, d v1.Descriptor, depth int) error {
@@ -407,7 +434,11 @@ func (im importer) document(ctx context.Context, d v1.Descriptor, depth int) err
 	if err != nil {
 		return err
 	}
-	for _, c := range append([]v1.Descriptor{m.Config}, m.Layers...) {
+	blobs := []v1.Descriptor{m.Config}
+	if !im.peek {
+		blobs = append(blobs, m.Layers...)
+	}
+	for _, c := range blobs {
 		if err := im.blob(ctx, c); err != nil {
 			return fmt.Errorf("names %s: %w", c.Digest, noLonger(err))
 		}

@@ -40,8 +40,12 @@ func (s *Store) Sources(d digest.Digest) []string {
 // compressed is one line of a record of what a layer was compressed to.
 type compressed struct {
 	v1.Descriptor
-	level string // "-" when not known
+	level string
 }
+
+// unknownLevel stands for the level at which somebody else compressed. It is as good as any
+// where none is asked for.
+const unknownLevel = "-"
 
 // addCompressed records that compressing the layer diffID gave c. Only what this
 // process compressed, or decompressed and verified, is recorded: a registry's
@@ -70,6 +74,45 @@ func (s *Store) compressedForms(diffID digest.Digest) []compressed {
 		}
 	}
 	return out
+}
+
+// Claim notes that decompressing the blob d gives the layer diffID, on somebody's word, a
+// build cache's. The layer can then be opened, by way of that blob, and is verified like
+// every other; no push builds on the word alone, see Obtain.
+func (s *Store) Claim(diffID digest.Digest, d v1.Descriptor) error {
+	if err := CheckDescriptor(d); err != nil {
+		return err
+	}
+	if d.Digest == diffID || slices.ContainsFunc(s.claims(diffID), func(has v1.Descriptor) bool { return has.Digest == d.Digest }) {
+		return nil
+	}
+	return s.appendRecord("claims", diffID, fmt.Sprintf("%s %s %d", d.MediaType, d.Digest, d.Size))
+}
+
+// claims returns what was claimed to be a layer, compressed: the last claim first.
+func (s *Store) claims(diffID digest.Digest) []v1.Descriptor {
+	var out []v1.Descriptor
+	for _, line := range slices.Backward(s.record("claims", diffID)) {
+		f := strings.Fields(line)
+		if len(f) != 3 {
+			continue
+		}
+		size, err := strconv.ParseInt(f[2], 10, 64)
+		d := v1.Descriptor{MediaType: f[0], Digest: digest.Digest(f[1]), Size: size}
+		if how, ok := layerCompression(d.MediaType); err == nil && ok && how != Uncompressed && CheckDescriptor(d) == nil {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// forms returns the compressed blobs that are a layer, or said to be: those that are known first.
+func (s *Store) forms(diffID digest.Digest) []v1.Descriptor {
+	var out []v1.Descriptor
+	for _, c := range s.compressedForms(diffID) {
+		out = append(out, c.Descriptor)
+	}
+	return append(out, s.claims(diffID)...)
 }
 
 // record returns the complete lines of a record; none when there is no record or it cannot be read,

@@ -193,7 +193,11 @@ func layoutIndex(old []v1.Descriptor, images []Tagged) v1.Index {
 	ix.SchemaVersion = 2
 	for _, d := range old {
 		replaced := slices.ContainsFunc(images, func(im Tagged) bool {
-			return im.Name == d.Annotations[annotationName] && (im.Name != "" || im.Descriptor.Digest == d.Digest)
+			if im.Name != d.Annotations[annotationName] {
+				return false
+			}
+			tag := im.Descriptor.Annotations[annotationTag]
+			return im.Name != "" || im.Descriptor.Digest == d.Digest || tag != "" && tag == d.Annotations[annotationTag]
 		})
 		if !replaced {
 			ix.Manifests = append(ix.Manifests, d)

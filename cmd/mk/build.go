@@ -61,6 +61,8 @@ type buildFlags struct {
 	policy      string // --source-policy-file
 	expect      string // --expect-cached: "*" or a stage's name
 	attest      attestFlags
+	cacheFrom   []string
+	cacheTo     []string
 }
 
 func newBuild(a *app) *cobra.Command {
@@ -109,6 +111,8 @@ func newBuild(a *app) *cobra.Command {
 	fl.BoolVar(&f.check, "check", false, "check the recipe against the lint rules and build nothing: short for --call=check")
 	fl.StringVar(&f.call, "call", "", "build, or answer instead: check, outline or targets[,format=json]")
 	fl.BoolVarP(&f.debug, "debug", "D", false, "show each warning with its rule and its lines")
+	fl.StringArrayVar(&f.cacheFrom, "cache-from", nil, "take steps from a cache: NAME:TAG, type=registry,ref=NAME, type=local,src=DIR, or a repository with an image a step")
+	fl.StringArrayVar(&f.cacheTo, "cache-to", nil, "leave a cache: NAME:TAG, type=registry,ref=NAME[,mode=max], type=local,dest=DIR, type=inline, or a repository for an image a step")
 	fl.StringVar(&f.expect, "expect-cached", "", "fail when a step (of this stage) had to be executed")
 	fl.Lookup("expect-cached").NoOptDefVal = "*"
 	f.attest.register(fl)
@@ -317,6 +321,10 @@ func (b *building) make(ctx context.Context, progress builder.Reporter) error {
 	if err != nil {
 		return err
 	}
+	to, err := b.caches(work)
+	if err != nil {
+		return err
+	}
 	emulators := &emulators{app: b.app}
 	defer emulators.Close()
 	work.Foreign = emulators.need
@@ -343,9 +351,21 @@ func (b *building) make(ctx context.Context, progress builder.Reporter) error {
 	if out.index, err = b.wantsIndex(len(plans)); err != nil {
 		return err
 	}
+	var saved error // the image comes first, whatever becomes of the caches
+	if b.stage == userns.StageHost {
+		if saved = out.saveCaches(ctx, progress, to); errors.Is(saved, builder.ErrNeedsInside) {
+			return saved
+		}
+	}
 	e, err := out.export(ctx, progress)
 	if err != nil {
 		return err
+	}
+	if b.stage == userns.StageInside {
+		saved = out.saveCaches(ctx, progress, to)
+	}
+	if saved != nil {
+		return saved
 	}
 	if f.metadata != "" {
 		if err := out.writeMetadata(f.metadata, e); err != nil {

@@ -41,6 +41,8 @@ import (
 //	crumbs    breaks off every blob after 100,000 bytes
 //	halt      sends 1,000,000 bytes of every blob, and no more until the end
 //	slow      sends blobs at about 4 MB/s
+//	bad-layers, cut-layers  are flip and cut, which spare blobs that are JSON
+//	silent    never answers a request for a manifest
 //	redirect  wants credentials as auth does, and sends for blobs to another host, which refuses whoever brings them
 func cmdFaulty(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 1 && len(args) != 2 {
@@ -167,6 +169,32 @@ var faults = map[string]func(*fault, http.ResponseWriter, *http.Request){
 			body[len(body)/2] ^= 1
 		}
 		send(w, answer, answer.Body.Len())
+	},
+	"bad-layers": func(f *fault, w http.ResponseWriter, r *http.Request) {
+		answer := f.answer(r)
+		if body := answer.Body.Bytes(); isBlob(r) && body[0] != '{' {
+			body[len(body)/2] ^= 1
+		}
+		send(w, answer, answer.Body.Len())
+	},
+	"cut-layers": func(f *fault, w http.ResponseWriter, r *http.Request) {
+		if isBlob(r) {
+			r.Header.Del("Range")
+		}
+		answer := f.answer(r)
+		if !isBlob(r) || answer.Body.Bytes()[0] == '{' {
+			send(w, answer, answer.Body.Len())
+			return
+		}
+		send(w, answer, answer.Body.Len()/2)
+		panic(http.ErrAbortHandler)
+	},
+	"silent": func(f *fault, w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "/manifests/") {
+			<-r.Context().Done()
+			return
+		}
+		f.whole.ServeHTTP(w, r)
 	},
 	"digest": func(f *fault, w http.ResponseWriter, r *http.Request) {
 		answer := f.answer(r)

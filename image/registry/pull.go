@@ -71,6 +71,19 @@ func (c *Client) Manifest(ctx context.Context, ref image.Reference, store *image
 	return nil, what("pull", ref, err)
 }
 
+// Manifests is Manifest of every platform that a name stands for; attestations are left out.
+func (c *Client) Manifests(ctx context.Context, ref image.Reference, store *image.Store) ([]*image.Image, error) {
+	d, err := c.pull(ctx, ref, store, pullPlan{all: true, progress: serialize(nil)})
+	var all []*image.Image
+	if err == nil {
+		all, err = store.Images(ctx, d)
+	}
+	if err != nil {
+		return nil, what("pull", ref, err)
+	}
+	return all, nil
+}
+
 // FetchLayer brings one blob into the store from the repositories that are
 // recorded as its sources. Callers that want the same blob at once share one download.
 func (c *Client) FetchLayer(ctx context.Context, store *image.Store, d v1.Descriptor) error {
