@@ -3,6 +3,7 @@ package image
 import (
 	"bufio"
 	"bytes"
+	"compress/bzip2"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/klauspost/pgzip"
 	"github.com/opencontainers/go-digest"
+	"github.com/ulikunitz/xz"
 )
 
 // Compression of a layer.
@@ -81,6 +83,9 @@ func (nopCloser) Close() error { return nil }
 var (
 	gzipMagic = []byte{0x1f, 0x8b}
 	zstdMagic = []byte{0x28, 0xb5, 0x2f, 0xfd}
+
+	xzMagic    = []byte("\xfd7zXZ\x00")
+	bzip2Magic = []byte("BZh")
 )
 
 // decompress returns the uncompressed bytes of r, told by their first bytes and not by
@@ -104,11 +109,61 @@ func decompress(r io.Reader) (io.ReadCloser, Compression, error) {
 			return nil, "", fmt.Errorf("zstd: %w", err)
 		}
 		return z.IOReadCloser(), Zstd, nil
-	case bytes.HasPrefix(magic, []byte("\xfd7zX")), bytes.HasPrefix(magic, []byte("BZh")):
+	case bytes.HasPrefix(magic, xzMagic[:4]), bytes.HasPrefix(magic, bzip2Magic):
 		// Neither is a layer's compression; an xz header may ask for 4 GiB of memory.
 		return nil, "", fmt.Errorf("compressed by xz or bzip2, not gzip or zstd: %w", ErrInvalid)
 	}
 	return io.NopCloser(b), Uncompressed, nil
+}
+
+// DecompressArchive returns the uncompressed bytes of an archive that a person gave: what decompress
+// knows, and xz and bzip2 besides, which are no layer's compression. Closing does not close r.
+func DecompressArchive(r io.Reader) (io.ReadCloser, error) {
+	b := bufio.NewReaderSize(r, 128<<10)
+	head, err := b.Peek(64)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	switch {
+	case bytes.HasPrefix(head, bzip2Magic):
+		return io.NopCloser(bzip2.NewReader(b)), nil
+	case bytes.HasPrefix(head, xzMagic):
+		if err := checkXzWindow(head); err != nil {
+			return nil, err
+		}
+		z, err := xz.NewReader(b)
+		if err != nil {
+			return nil, fmt.Errorf("xz: %w", err)
+		}
+		return io.NopCloser(z), nil
+	}
+	z, _, err := decompress(b)
+	return z, err
+}
+
+// checkXzWindow refuses an xz stream whose first block wants more memory than xz -9 does, twice over:
+// the format has 4 GiB. (The .xz File Format 1.1.0, sections 2.1.1 and 5.3.1.)
+func checkXzWindow(head []byte) error {
+	block := head[12:] // behind the stream's header
+	if len(block) < 2 || block[0] == 0 {
+		return nil // no block at all
+	}
+	at := 2
+	for _, optional := range []byte{0x40, 0x80} { // compressed and uncompressed size
+		if block[1]&optional != 0 {
+			for at < len(block) && block[at]&0x80 != 0 {
+				at++
+			}
+			at++
+		}
+	}
+	if at+2 >= len(block) || block[at] != 0x21 {
+		return nil // cut short, or a filter that the reader refuses
+	}
+	if bits := block[at+2] & 0x3f; bits > 30 { // 30 is 128 MiB
+		return fmt.Errorf("xz: wants more memory than 128 MiB: %w", ErrInvalid)
+	}
+	return nil
 }
 
 // Uncompressed returns the layer's tar. At EOF both the bytes that were read from

@@ -29,7 +29,7 @@ const (
 // ReadArchive puts the images of an archive into the store and returns them with
 // the names that the archive gives them. It sets no names: whether a name may be taken
 // from another image is for the caller to say, by Tag. file is a tar, perhaps
-// compressed by gzip or zstd, of an OCI layout or of `docker save`; or an OCI layout directory.
+// compressed by gzip, zstd, xz or bzip2, of an OCI layout or of `docker save`; or an OCI layout directory.
 func (s *Store) ReadArchive(ctx context.Context, file string) ([]Tagged, error) {
 	info, err := os.Stat(file)
 	if err != nil {
@@ -53,7 +53,7 @@ func (s *Store) ReadArchive(ctx context.Context, file string) ([]Tagged, error) 
 // ReadArchiveFrom is ReadArchive of a stream, which is read once. Blobs that no image of
 // the archive names stay in the store until GC.
 func (s *Store) ReadArchiveFrom(ctx context.Context, r io.Reader) ([]Tagged, error) {
-	plainTar, _, err := decompress(contextReader{ctx, r})
+	plainTar, err := DecompressArchive(contextReader{ctx, r})
 	if err != nil {
 		return nil, fmt.Errorf("read images: %w", err)
 	}

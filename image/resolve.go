@@ -268,8 +268,8 @@ func editDistance(a, b string) int {
 
 // Summary is a line of `mk images`.
 type Summary struct {
-	Reference Reference // zero: the image has no name
-	ID        digest.Digest
+	Reference Reference     // zero: the image has no name
+	ID        digest.Digest // of a list that has no image for this machine: the list's
 	Target    v1.Descriptor // what the name stands for; its digest is the line's DIGEST
 	Created   time.Time     // zero: the config does not say
 	Size      int64         // bytes, as Image.Size; of all platforms that are present
@@ -305,35 +305,40 @@ func (s *Store) Summaries(ctx context.Context) ([]Summary, error) {
 }
 
 func (s *Store) summarize(ctx context.Context, d v1.Descriptor) Summary {
-	sum := Summary{Target: d}
+	sum := Summary{Target: d, ID: d.Digest}
 	im, err := s.Image(ctx, d, nil)
-	if err != nil {
-		sum.Err = err
-		return sum
+	list := IsIndex(d.MediaType)
+	if err != nil && !(list && (errors.Is(err, ErrPlatform) || errors.Is(err, ErrAbsent))) { // a list need have none of this machine's
+		return Summary{Target: d, Err: err}
 	}
-	sum.ID, sum.Size, sum.Labels = im.ID(), im.Size(), im.config.Config.Labels
-	sum.Platforms = []v1.Platform{im.Platform()}
-	if im.config.Created != nil {
-		sum.Created = *im.config.Created
+	if err == nil {
+		sum.add(im)
+		sum.ID, sum.Labels = im.ID(), im.config.Config.Labels
 	}
-	if !IsIndex(d.MediaType) {
+	if !list {
 		return sum
 	}
 	ix, err := s.loadIndex(ctx, d)
 	if err != nil {
-		sum.Err = err
-		return sum
+		return Summary{Target: d, Err: err}
 	}
 	present, err := s.presentImages(ix)
 	if err != nil {
-		sum.Err = err
-		return sum
+		return Summary{Target: d, Err: err}
 	}
 	for _, c := range present {
-		if other, err := s.loadImage(ctx, c); err == nil && c.Digest != im.desc.Digest {
-			sum.Size += other.Size()
-			sum.Platforms = append(sum.Platforms, other.Platform())
+		if other, err := s.loadImage(ctx, c); err == nil && (im == nil || c.Digest != im.desc.Digest) {
+			sum.add(other)
 		}
 	}
 	return sum
+}
+
+// add counts an image in.
+func (sum *Summary) add(im *Image) {
+	sum.Size += im.Size()
+	sum.Platforms = append(sum.Platforms, im.Platform())
+	if created := im.config.Created; created != nil && sum.Created.IsZero() {
+		sum.Created = *created
+	}
 }

@@ -47,6 +47,9 @@ type Tagged struct {
 	Descriptor v1.Descriptor
 }
 
+// ErrChanged is returned by Replace when another process was first.
+var ErrChanged = errors.New("the name was given to something else meanwhile")
+
 // Annotations of a descriptor in index.json, as docker and BuildKit write them.
 const (
 	annotationName = "io.containerd.image.name"
@@ -163,6 +166,31 @@ func (s *Store) Tag(name string, d v1.Descriptor) error {
 		return fmt.Errorf("tag %s: %s: %w", name, d.Digest, err)
 	}
 	return s.changeIndex(func(ix *v1.Index) (bool, error) { return setName(ix, ref, plain(d)), nil })
+}
+
+// Replace makes name, which stands for old, stand for d. old leaves the index if it has no other
+// name. The error is ErrChanged when name stands for something else by now.
+func (s *Store) Replace(name string, old digest.Digest, d v1.Descriptor) error {
+	ref, err := ParseReference(name)
+	if err != nil {
+		return err
+	}
+	if ok, err := s.Has(d); err != nil || !ok {
+		return fmt.Errorf("tag %s: %s: %w", name, d.Digest, orAbsent(err))
+	}
+	return s.changeIndex(func(ix *v1.Index) (bool, error) {
+		for i, m := range ix.Manifests {
+			if m.Annotations[annotationName] == ref.String() {
+				if m.Digest != old {
+					return false, fmt.Errorf("%s: %w", ref.Familiar(), ErrChanged)
+				}
+				ix.Manifests = append(ix.Manifests[:i], ix.Manifests[i+1:]...)
+				setName(ix, ref, plain(d))
+				return true, nil
+			}
+		}
+		return false, notFound(ix, ref.Familiar())
+	})
 }
 
 // Untag takes a name from its image and returns what it stood for. An image

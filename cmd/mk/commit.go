@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -11,6 +10,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
+	"mk/builder"
 	"mk/container"
 	"mk/image"
 	"mk/snapshot"
@@ -18,8 +18,8 @@ import (
 
 const commitHelp = `Make an image of a container: its image, and a layer of what it changed.
 
---change takes an instruction of a recipe: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL,
-ONBUILD, STOPSIGNAL, USER, VOLUME or WORKDIR. Volumes are not part of the image.`
+--change takes an instruction of a recipe: CMD, ENTRYPOINT, ENV, EXPOSE,
+HEALTHCHECK, LABEL, ONBUILD, SHELL, STOPSIGNAL, USER, VOLUME or WORKDIR. Volumes are not part of the image.`
 
 // commitFlags are the words of one mk commit.
 type commitFlags struct {
@@ -86,10 +86,8 @@ func (s *store) commit(ctx context.Context, c *container.Container, f *commitFla
 	run := &config.Config
 	run.Env, run.User, run.WorkingDir, run.Labels, run.StopSignal = c.Env, c.User, c.Dir, c.Labels, c.StopSignal
 	run.Entrypoint, run.Cmd = c.Command[:c.Entrypoint], c.Command[c.Entrypoint:]
-	for _, change := range f.changes {
-		if err := applyChange(run, change); err != nil {
-			return ocispec.Descriptor{}, fmt.Errorf("--change %s: %w", change, err)
-		}
+	if config, err = builder.Change(ctx, config, f.changes); err != nil {
+		return ocispec.Descriptor{}, err
 	}
 	config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, d.DiffID)
 	config.History = append(config.History, ocispec.History{
@@ -122,87 +120,4 @@ func (s *store) freeze(ctx context.Context, c *container.Container) (*snapshot.S
 		return nil, err
 	}
 	return draft.Commit()
-}
-
-// applyChange applies one instruction of --change.
-func applyChange(c *image.RunConfig, text string) error {
-	word, rest, _ := strings.Cut(strings.TrimSpace(text), " ")
-	rest = strings.TrimSpace(rest)
-	if rest == "" {
-		return errors.New("want an instruction and its arguments")
-	}
-	command := func() []string {
-		if list, ok := jsonWords(rest); ok {
-			return list
-		}
-		return []string{"/bin/sh", "-c", rest}
-	}
-	pairs := func(set func(k, v string)) error {
-		if !strings.Contains(strings.Fields(rest)[0], "=") { // ENV name value
-			k, v, _ := strings.Cut(rest, " ")
-			set(k, strings.TrimSpace(v))
-			return nil
-		}
-		for _, kv := range strings.Fields(rest) {
-			k, v, ok := strings.Cut(kv, "=")
-			if !ok {
-				return fmt.Errorf("%q: want NAME=value", kv)
-			}
-			set(k, strings.Trim(v, `"'`))
-		}
-		return nil
-	}
-	words := strings.Fields(rest)
-	if list, ok := jsonWords(rest); ok {
-		words = list
-	}
-	switch strings.ToUpper(word) {
-	case "CMD":
-		c.Cmd = command()
-	case "ENTRYPOINT":
-		c.Entrypoint = command()
-	case "ENV":
-		env := environ(c.Env)
-		err := pairs(func(k, v string) { env.set(k + "=" + v) })
-		c.Env = env
-		return err
-	case "LABEL":
-		labels := map[string]string{}
-		for k, v := range c.Labels {
-			labels[k] = v
-		}
-		c.Labels = labels
-		return pairs(func(k, v string) { labels[k] = v })
-	case "EXPOSE":
-		if c.ExposedPorts == nil {
-			c.ExposedPorts = map[string]struct{}{}
-		}
-		for _, p := range words {
-			if !strings.Contains(p, "/") {
-				p += "/tcp"
-			}
-			c.ExposedPorts[p] = struct{}{}
-		}
-	case "VOLUME":
-		if c.Volumes == nil {
-			c.Volumes = map[string]struct{}{}
-		}
-		for _, v := range words {
-			c.Volumes[v] = struct{}{}
-		}
-	case "USER":
-		c.User = rest
-	case "WORKDIR":
-		c.WorkingDir = rest
-	case "STOPSIGNAL":
-		if _, err := parseSignal(rest); err != nil {
-			return err
-		}
-		c.StopSignal = rest
-	case "ONBUILD":
-		c.OnBuild = append(c.OnBuild, rest)
-	default:
-		return fmt.Errorf("%s cannot be changed like that", word)
-	}
-	return nil
 }

@@ -73,15 +73,36 @@ func (c *Client) Manifest(ctx context.Context, ref image.Reference, store *image
 
 // Manifests is Manifest of every platform that a name stands for; attestations are left out.
 func (c *Client) Manifests(ctx context.Context, ref image.Reference, store *image.Store) ([]*image.Image, error) {
-	d, err := c.pull(ctx, ref, store, pullPlan{all: true, progress: serialize(nil)})
-	var all []*image.Image
-	if err == nil {
-		all, err = store.Images(ctx, d)
+	d, err := c.Documents(ctx, ref, store)
+	if err != nil {
+		return nil, err
 	}
+	all, err := store.Images(ctx, d)
 	if err != nil {
 		return nil, what("pull", ref, err)
 	}
 	return all, nil
+}
+
+// Documents is PullAll without the layers: an index, its manifests and their configs come into the store.
+func (c *Client) Documents(ctx context.Context, ref image.Reference, store *image.Store) (v1.Descriptor, error) {
+	d, err := c.pull(ctx, ref, store, pullPlan{all: true, progress: serialize(nil)})
+	if err != nil {
+		return d, what("pull", ref, err)
+	}
+	return d, nil
+}
+
+// Document returns the index or manifest that a name stands for, and stores nothing.
+func (c *Client) Document(ctx context.Context, ref image.Reference) (d v1.Descriptor, raw []byte, err error) {
+	err = c.eachPlace(ctx, ref, func(s *session) error {
+		d, raw, err = s.manifest(ctx, manifestName(ref), v1.Descriptor{Digest: ref.Digest()})
+		return err
+	})
+	if err != nil {
+		return d, nil, what("read manifest of", ref, err)
+	}
+	return d, raw, nil
 }
 
 // FetchLayer brings one blob into the store from the repositories that are
@@ -390,18 +411,25 @@ func (s *session) tags(ctx context.Context, all *[]string) error {
 			return fmt.Errorf("GET %s: %w", next, err)
 		}
 		*all = append(*all, page.Tags...)
-		link := resp.Header.Get("Link") // </v2/…/tags/list?last=x&n=1000>; rel="next"
-		target, rest, ok := strings.Cut(strings.TrimPrefix(link, "<"), ">")
-		if !ok || !strings.Contains(rest, "next") {
-			return nil
+		if next, err = nextPage(resp); err != nil || next == "" {
+			return err
 		}
-		u, err := resp.Request.URL.Parse(target)
-		if err != nil {
-			return fmt.Errorf("GET %s: bad Link %q", next, clean(link))
-		}
-		next = u.String()
 	}
 	return fmt.Errorf("more than 1000 pages of tags")
+}
+
+// nextPage is where a list goes on, "" for nowhere: </v2/…/tags/list?last=x&n=1000>; rel="next"
+func nextPage(resp *http.Response) (string, error) {
+	link := resp.Header.Get("Link")
+	target, rest, ok := strings.Cut(strings.TrimPrefix(link, "<"), ">")
+	if !ok || !strings.Contains(rest, "next") {
+		return "", nil
+	}
+	u, err := resp.Request.URL.Parse(target)
+	if err != nil {
+		return "", fmt.Errorf("GET %s: bad Link %q", redact(resp.Request.URL), clean(link))
+	}
+	return u.String(), nil
 }
 
 // contentRange reports whether a 206 begins where it was asked to.

@@ -58,15 +58,25 @@ func (c *Client) push(ctx context.Context, store *image.Store, d v1.Descriptor, 
 // mountable lists the repositories of the same registry that may have blobs of the
 // image, for the token must name them. At most a few: some servers refuse long lists.
 func (c *Client) mountable(ctx context.Context, store *image.Store, d v1.Descriptor, ref image.Reference) []string {
-	im, err := store.Image(ctx, d, nil)
-	if err != nil {
-		return nil // an artifact, or one with no platform of ours: nothing is mounted
+	manifests := []v1.Descriptor{d}
+	if image.IsIndex(d.MediaType) {
+		ix, err := store.Index(ctx, d)
+		if err != nil {
+			return nil // the push itself will say so
+		}
+		manifests = ix.Manifests
 	}
 	var out []string
-	for _, l := range im.Layers() {
-		for _, from := range sameRegistry(store, l.Descriptor.Digest, ref) {
-			if !slices.Contains(out, from) && len(out) < 4 {
-				out = append(out, from)
+	for _, m := range manifests {
+		im, err := store.Image(ctx, m, nil)
+		if err != nil {
+			continue // an artifact, or one that is not here: nothing is mounted
+		}
+		for _, l := range im.Layers() {
+			for _, from := range sameRegistry(store, l.Descriptor.Digest, ref) {
+				if !slices.Contains(out, from) && len(out) < 4 {
+					out = append(out, from)
+				}
 			}
 		}
 	}
@@ -283,6 +293,9 @@ func (p *pusher) flush(ctx context.Context, under string) error {
 		return err
 	}
 	resp.Body.Close()
+	if err := p.session.refer(ctx, resp, p.pending, p.raw); err != nil {
+		return err
+	}
 	said := digest.Digest(resp.Header.Get("Docker-Content-Digest"))
 	if said.Validate() == nil && said.Algorithm() == p.pending.Digest.Algorithm() && said != p.pending.Digest {
 		return fmt.Errorf("PUT %s: registry has it as %s, not %s: %w", at, said, p.pending.Digest, image.ErrDigest)
