@@ -95,10 +95,22 @@ func (s *Store) Open(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error
 		return f, err
 	}
 	layers, fetcher := s.hooks()
-	if how, ok := layerCompression(d.MediaType); ok && how == Uncompressed && layers != nil {
-		rc, err := openTree(ctx, layers, d.Digest)
-		if err == nil || !errors.Is(err, fs.ErrNotExist) {
-			return rc, err
+	if how, ok := layerCompression(d.MediaType); ok && how == Uncompressed {
+		treeErr := error(fs.ErrNotExist)
+		if layers != nil {
+			var rc io.ReadCloser
+			if rc, treeErr = openTree(ctx, layers, d.Digest); treeErr == nil {
+				return rc, nil
+			}
+		}
+		rc, formErr := s.openForm(ctx, d)
+		switch {
+		case formErr == nil:
+			return rc, nil
+		case !errors.Is(treeErr, fs.ErrNotExist):
+			return nil, treeErr
+		case !errors.Is(formErr, ErrAbsent):
+			return nil, formErr
 		}
 	}
 	if fetcher != nil && len(s.Sources(d.Digest)) > 0 {
@@ -106,12 +118,6 @@ func (s *Store) Open(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error
 			return nil, err
 		}
 		return s.openFile(d)
-	}
-	if how, ok := layerCompression(d.MediaType); ok && how == Uncompressed {
-		rc, formErr := s.openForm(ctx, d)
-		if formErr == nil || !errors.Is(formErr, ErrAbsent) {
-			return rc, formErr
-		}
 	}
 	if from := s.Sources(d.Digest); len(from) > 0 {
 		return nil, fmt.Errorf("%s (it is in %s): %w", d.Digest, from[0], ErrAbsent)
