@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path"
 	"path/filepath"
 	"slices"
@@ -22,6 +23,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"mk/builder"
+	"mk/builder/sbom"
 	"mk/image"
 )
 
@@ -29,20 +31,30 @@ import (
 type attestFlags struct {
 	attest     []string
 	provenance string
+	sbom       string
 }
 
 func (f *attestFlags) register(fl *pflag.FlagSet) {
-	fl.StringArrayVar(&f.attest, "attest", nil, "statement to attach, as type=provenance[,mode=min|max,version=v1|v0.2,…]")
+	fl.StringArrayVar(&f.attest, "attest", nil, "statement to attach, as type=provenance[,mode=min|max,version=v1|v0.2,…] or type=sbom[,generator=IMAGE]")
 	fl.StringVar(&f.provenance, "provenance", "", "attach how the image was made: true, false or mode=max,…: short for --attest type=provenance")
 	fl.Lookup("provenance").NoOptDefVal = "true"
+	fl.StringVar(&f.sbom, "sbom", "", "attach what packages are in the image: true, false or generator=IMAGE: short for --attest type=sbom")
+	fl.Lookup("sbom").NoOptDefVal = "true"
 }
 
 // attests are the statements that a build attaches; nil for those that it does not.
 type attests struct {
 	provenance *provenanceWish
+	sbom       *sbomWish
 }
 
-func (a attests) any() bool { return a.provenance != nil }
+func (a attests) any() bool { return a.provenance != nil || a.sbom != nil }
+
+// sbomWish is type=sbom.
+type sbomWish struct {
+	generator string            // an image; "": mk's own look at package databases
+	params    map[string]string // for the generator
+}
 
 // provenanceWish is type=provenance.
 type provenanceWish struct {
@@ -60,6 +72,9 @@ func parseAttests(f *attestFlags, outputs []output) (attests, error) {
 	if f.provenance != "" {
 		given = append(given, shortAttest("provenance", f.provenance))
 	}
+	if f.sbom != "" {
+		given = append(given, shortAttest("sbom", f.sbom))
+	}
 	seen := map[string]bool{}
 	for _, word := range given {
 		kind, err := a.parse(word)
@@ -75,7 +90,7 @@ func parseAttests(f *attestFlags, outputs []output) (attests, error) {
 		switch {
 		case !a.any():
 		case o.kind == "docker":
-			return a, errors.New("--output type=docker: a docker archive has no place for attestations: use type=oci, or leave --provenance out")
+			return a, errors.New("--output type=docker: a docker archive has no place for attestations: use type=oci, or leave --provenance and --sbom out")
 		case o.opts.Docker:
 			return a, errors.New("--output: attestations want OCI's media types: leave oci-mediatypes=false out")
 		}
@@ -115,8 +130,14 @@ func (a *attests) parse(word string) (kind string, err error) {
 		return kind, errors.New("attestation type not specified")
 	case "provenance":
 		a.provenance, err = parseProvenance(params)
+	case "sbom":
+		a.sbom = &sbomWish{generator: params["generator"], params: params}
+		delete(params, "generator")
+		if a.sbom.generator == "" && len(params) > 0 {
+			err = fmt.Errorf("sbom has no parameter %q without a generator", slices.Sorted(maps.Keys(params))[0])
+		}
 	default:
-		err = fmt.Errorf("type=%s is not supported: want provenance", kind)
+		err = fmt.Errorf("type=%s is not supported: want provenance or sbom", kind)
 	}
 	return kind, err
 }
@@ -224,19 +245,26 @@ func (b *built) localName(files *builder.Files) string {
 	return "context"
 }
 
-// statement is a statement without its subjects, and the file that it is in beside files.
+// statement is a statement, and the file that it is in beside files.
 type statement struct {
 	predicate string
 	text      json.RawMessage
 	file      string
+	subject   []image.Subject // a scanner's own; nil: what the statement is attached to
 }
 
-// statements are all that this build says of one result.
-func (b *built) statements(r *builder.Result) ([]statement, error) {
-	var list []statement
+// statements are all that this build says of one result, to every output the same.
+func (b *built) statements(ctx context.Context, i int) ([]statement, error) {
+	if b.said[i] != nil {
+		return b.said[i], nil
+	}
+	r := b.results[i]
+	list, err := b.bill(ctx, i)
+	if err != nil {
+		return nil, err
+	}
 	if w := b.attest.provenance; w != nil {
 		s := statement{predicate: builder.SLSA1, file: "provenance.json"}
-		var err error
 		if p := b.provenance(r); w.version == "v0.2" {
 			s.predicate = builder.SLSA02
 			s.text, err = p.V02()
@@ -248,7 +276,74 @@ func (b *built) statements(r *builder.Result) ([]statement, error) {
 		}
 		list = append(list, s)
 	}
+	if b.said == nil {
+		b.said = map[int][]statement{}
+	}
+	b.said[i] = list
 	return list, nil
+}
+
+// of gives the subjects of a statement that is attached to these.
+func (s statement) of(attached []image.Subject) []image.Subject {
+	if len(s.subject) > 0 {
+		return s.subject
+	}
+	return attached
+}
+
+// scans are the plans of an external scanner, one for each of plans.
+func (b *building) scans(ctx context.Context, plans []*builder.Plan, progress builder.Reporter) ([]*builder.Plan, error) {
+	w := b.attest.sbom
+	if w == nil || w.generator == "" {
+		return nil, nil
+	}
+	find := &finder{store: b.store, policy: b.policy, progress: progress, fetch: b.fetch}
+	platform := image.HostPlatform()
+	img, err := find.find(ctx, w.generator, &platform)
+	if err != nil {
+		return nil, fmt.Errorf("SBOM generator %s: %w", w.generator, err)
+	}
+	var list []*builder.Plan
+	for _, p := range plans {
+		scan, err := builder.NewScan(p, img, w.generator, w.params)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, scan)
+	}
+	return list, nil
+}
+
+// bill is the SBOM of one result: mk's own, or what the generator wrote.
+func (b *built) bill(ctx context.Context, i int) ([]statement, error) {
+	if b.attest.sbom == nil {
+		return nil, nil
+	}
+	var list []statement
+	if len(b.scanned) > 0 {
+		found, err := b.work.Scanned(ctx, b.scanned[i])
+		for _, s := range found {
+			list = append(list, statement{s.Statement.PredicateType, s.Statement.Predicate, s.File, s.Statement.Subject})
+		}
+		return list, err
+	}
+	r := b.results[i]
+	found, err := b.work.Inventory(ctx, r)
+	if err != nil {
+		return nil, fmt.Errorf("SBOM: %w", err)
+	}
+	for _, n := range found.Notices {
+		b.work.Notice("SBOM: " + n)
+	}
+	name, made := "image", b.started
+	if tags := b.flags.tags; len(tags) > 0 {
+		name = tags[0]
+	}
+	if r.Plan.Epoch != nil {
+		made = *r.Plan.Epoch
+	}
+	text, err := found.SPDX(name, made, "mk-"+version)
+	return []statement{{predicate: sbom.PredicateType, text: text, file: "sbom.spdx.json"}}, err
 }
 
 // attestations puts the statements into the store, a manifest for each image's.
@@ -258,14 +353,14 @@ func (b *built) attestations(ctx context.Context, names []string, manifests []oc
 		return nil, nil
 	}
 	for i, r := range b.results {
-		made, err := b.statements(r)
+		made, err := b.statements(ctx, i)
 		if err != nil {
 			return nil, err
 		}
 		subjects := subjectsOf(names, manifests[i].Digest, r.Plan.Platform)
 		var list []image.Statement
 		for _, s := range made {
-			list = append(list, image.Statement{Type: image.StatementType, PredicateType: s.predicate, Subject: subjects, Predicate: s.text})
+			list = append(list, image.Statement{Type: image.StatementType, PredicateType: s.predicate, Subject: s.of(subjects), Predicate: s.text})
 		}
 		d, err := b.store.images.PutAttestations(ctx, manifests[i].Digest, list)
 		if err != nil {
@@ -292,13 +387,14 @@ func subjectsOf(names []string, d digest.Digest, platform ocispec.Platform) []im
 
 // writeStatements writes the statements about an output of files beside them, their
 // subjects being the files.
-func (b *built) writeStatements(ctx context.Context, r *builder.Result, o output, write func(name string, text []byte) error) error {
-	made, err := b.statements(r)
+func (b *built) writeStatements(ctx context.Context, i int, o output, write func(name string, text []byte) error) error {
+	r := b.results[i]
+	made, err := b.statements(ctx, i)
 	if err != nil {
 		return err
 	}
 	if w := b.attest.provenance; w != nil && w.inlineOnly {
-		made = slices.DeleteFunc(made, func(s statement) bool { return s.file == "provenance.json" })
+		made = slices.DeleteFunc(slices.Clone(made), func(s statement) bool { return s.file == "provenance.json" })
 	}
 	if len(made) == 0 {
 		return nil
@@ -308,7 +404,7 @@ func (b *built) writeStatements(ctx context.Context, r *builder.Result, o output
 		return err
 	}
 	for _, s := range made {
-		text, err := json.MarshalIndent(image.Statement{Type: image.StatementType, PredicateType: s.predicate, Subject: subjects, Predicate: s.text}, "", "  ")
+		text, err := json.MarshalIndent(image.Statement{Type: image.StatementType, PredicateType: s.predicate, Subject: s.of(subjects), Predicate: s.text}, "", "  ")
 		if err != nil {
 			return err
 		}

@@ -332,7 +332,11 @@ func (b *building) make(ctx context.Context, progress builder.Reporter) error {
 	if f.explain || f.expect != "" {
 		work.Explain = why.add
 	}
-	results, err := work.Build(ctx, plans...)
+	scans, err := b.scans(ctx, plans, progress)
+	if err != nil {
+		return err
+	}
+	results, err := work.Build(ctx, slices.Concat(plans, scans)...)
 	if f.explain && !errors.Is(err, builder.ErrNeedsInside) {
 		why.print(os.Stderr)
 	}
@@ -343,11 +347,11 @@ func (b *building) make(ctx context.Context, progress builder.Reporter) error {
 		return err
 	}
 	for _, o := range b.outputs {
-		if o.needsInside() && b.stage == userns.StageHost {
+		if (o.needsInside() || b.attest.sbom != nil && o.kind != "cacheonly") && b.stage == userns.StageHost {
 			return builder.ErrNeedsInside
 		}
 	}
-	out := &built{building: b, work: work, results: results}
+	out := &built{building: b, work: work, results: results[:len(plans)], scanned: results[len(plans):]}
 	if out.index, err = b.wantsIndex(len(plans)); err != nil {
 		return err
 	}

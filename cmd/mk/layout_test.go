@@ -32,8 +32,9 @@ var mayImport = map[string][]string{
 	"mk/image":          {},
 	"mk/image/registry": {"mk/image"},
 	"mk/container":      {"mk/userns"},
-	"mk/builder":        {"mk/recipe", "mk/image", "mk/snapshot", "mk/container"},
-	"mk/cmd/mk":         {"mk/recipe", "mk/snapshot", "mk/userns", "mk/image", "mk/image/registry", "mk/container", "mk/builder"},
+	"mk/builder":        {"mk/recipe", "mk/image", "mk/snapshot", "mk/container", "mk/builder/sbom"},
+	"mk/builder/sbom":   {}, // knows trees and package managers, nothing of mk
+	"mk/cmd/mk":         {"mk/recipe", "mk/snapshot", "mk/userns", "mk/image", "mk/image/registry", "mk/container", "mk/builder", "mk/builder/sbom"},
 	"mk/bench":          {},
 }
 

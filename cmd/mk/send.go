@@ -24,6 +24,8 @@ type built struct {
 	*building
 	work    *builder.Builder
 	results []*builder.Result
+	scanned []*builder.Result // by an SBOM generator, one for each of results; nil: there is none
+	said    map[int][]statement
 	index   bool // several platforms, or one that is to stand in an index
 }
 
@@ -204,7 +206,7 @@ func (b *built) writeDirs(ctx context.Context, o output) error {
 			return err
 		}
 	}
-	for _, r := range b.results {
+	for i, r := range b.results {
 		dir := o.dest
 		if b.splits(o) {
 			dir = filepath.Join(dir, platformDir(r))
@@ -212,7 +214,7 @@ func (b *built) writeDirs(ctx context.Context, o output) error {
 		if err := b.work.WriteDir(ctx, r, dir); err != nil {
 			return err
 		}
-		if err := b.writeStatements(ctx, r, o, func(name string, text []byte) error {
+		if err := b.writeStatements(ctx, i, o, func(name string, text []byte) error {
 			return os.WriteFile(filepath.Join(dir, name), text, 0o644)
 		}); err != nil {
 			return err
@@ -266,7 +268,7 @@ func (b *built) writeTar(ctx context.Context, o output, w io.Writer) error {
 		}
 	}
 	tw := tar.NewWriter(w)
-	for _, r := range b.results {
+	for i, r := range b.results {
 		dir := ""
 		if b.splits(o) {
 			dir = platformDir(r)
@@ -278,7 +280,7 @@ func (b *built) writeTar(ctx context.Context, o output, w io.Writer) error {
 		if err != nil {
 			return err
 		}
-		if err := b.writeStatements(ctx, r, o, func(name string, text []byte) error {
+		if err := b.writeStatements(ctx, i, o, func(name string, text []byte) error {
 			h := &tar.Header{Typeflag: tar.TypeReg, Name: path.Join(dir, name), Size: int64(len(text)), Mode: 0o644}
 			if r.Plan.Epoch != nil {
 				h.ModTime = *r.Plan.Epoch
