@@ -14,7 +14,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 	"unicode"
@@ -342,7 +341,7 @@ func urlName(address string) string {
 	}
 }
 
-var credentials = regexp.MustCompile(`(?i)(https?://)[^/\s@]+@`)
+var credentials = pattern(`(?i)(https?://)[^/\s@]+@`)
 
 // Redact takes user and password out of the URLs in a text: what is shown or
 // written down must not hold them.
@@ -350,5 +349,5 @@ func Redact(text string) string {
 	if !strings.Contains(text, "@") {
 		return text
 	}
-	return credentials.ReplaceAllString(text, "${1}xxxxx@")
+	return credentials().ReplaceAllString(text, "${1}xxxxx@")
 }

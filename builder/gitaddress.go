@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode"
 )
 
@@ -32,11 +33,17 @@ type GitAddress struct {
 }
 
 var (
-	gitScheme = regexp.MustCompile(`^[a-zA-Z0-9]+://`)
-	scpStyle  = regexp.MustCompile(`^([a-zA-Z0-9-_]+)@([a-zA-Z0-9-.]+):(.*?)(?:\?(.*?))?(?:#(.*))?$`)
-	commitSHA = regexp.MustCompile(`^([a-f0-9]{40}|[a-f0-9]{64})$`)
-	someSHA   = regexp.MustCompile(`^[a-fA-F0-9]+$`)
+	gitScheme = pattern(`^[a-zA-Z0-9]+://`)
+	scpStyle  = pattern(`^([a-zA-Z0-9-_]+)@([a-zA-Z0-9-.]+):(.*?)(?:\?(.*?))?(?:#(.*))?$`)
+	commitSHA = pattern(`^([a-f0-9]{40}|[a-f0-9]{64})$`)
+	someSHA   = pattern(`^[a-fA-F0-9]+$`)
 )
+
+// pattern is compiled when it is first asked for: every one of mk's processes would pay for it
+// at its start, 20 µs each, and few need it.
+func pattern(text string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(text) })
+}
 
 // ParseGitAddress reads an address. What cannot be one is ok false; one that is
 // wrong is an error. What git or ssh could take for an option is refused here, and
@@ -45,8 +52,8 @@ func ParseGitAddress(s string) (a *GitAddress, ok bool, err error) {
 	a = &GitAddress{}
 	var query url.Values
 	var host, fragment, repo string
-	switch m := scpStyle.FindStringSubmatch(s); {
-	case gitScheme.MatchString(s):
+	switch m := scpStyle().FindStringSubmatch(s); {
+	case gitScheme().MatchString(s):
 		u, err := url.Parse(s)
 		if err != nil {
 			return nil, false, nil
@@ -174,13 +181,13 @@ func (a *GitAddress) check() error {
 }
 
 func (a *GitAddress) checkSum() error {
-	if a.Checksum != "" && !someSHA.MatchString(a.Checksum) {
+	if a.Checksum != "" && !someSHA().MatchString(a.Checksum) {
 		return fmt.Errorf("invalid checksum %s for Git URL, expected hex commit hash", a.Checksum)
 	}
-	if a.FetchByCommit && a.Checksum == "" && !commitSHA.MatchString(a.Ref) {
+	if a.FetchByCommit && a.Checksum == "" && !commitSHA().MatchString(a.Ref) {
 		return errors.New("fetch-by-commit requires a checksum or a commit SHA ref")
 	}
-	if a.FetchByCommit && a.Checksum != "" && !commitSHA.MatchString(a.Checksum) {
+	if a.FetchByCommit && a.Checksum != "" && !commitSHA().MatchString(a.Checksum) {
 		return fmt.Errorf("fetch-by-commit requires a full commit SHA checksum, got %q", a.Checksum)
 	}
 	return nil

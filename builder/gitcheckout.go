@@ -32,7 +32,7 @@ func (f *Fetched) Git(ctx context.Context, a *GitAddress) (*GitCommit, error) {
 }
 
 func (f *Fetched) resolveGit(ctx context.Context, a *GitAddress) (*GitCommit, error) {
-	if commitSHA.MatchString(a.Ref) {
+	if commitSHA().MatchString(a.Ref) {
 		if !strings.HasPrefix(a.Ref, a.Checksum) {
 			return nil, fmt.Errorf("expected checksum to match %s, got %s", a.Checksum, a.Ref)
 		}
@@ -77,7 +77,7 @@ func (f *Fetched) resolveGit(ctx context.Context, a *GitAddress) (*GitCommit, er
 	}
 	tagged := at[c.ref+"^{}"] // what an annotated tag names
 	for _, sha := range []string{c.Commit, tagged} {
-		if sha != "" && !commitSHA.MatchString(sha) {
+		if sha != "" && !commitSHA().MatchString(sha) {
 			return nil, fmt.Errorf("invalid commit sha %q", sha)
 		}
 	}

@@ -141,7 +141,7 @@ func (a *app) build(ctx context.Context, f *buildFlags, contextArg string) (*rec
 	if contextArg == "-" && f.file == "-" {
 		return nil, errStdinTwice
 	}
-	remote := isRemote(contextArg) || httpAddress.MatchString(f.file) && !exists(f.file)
+	remote := isRemote(contextArg) || isHTTP(f.file) && !exists(f.file)
 	if remote && a.stage == userns.StageHost {
 		return nil, a.enter()
 	}

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 
@@ -36,12 +35,14 @@ var (
 // maxStdin bounds a tar on standard input, in bytes.
 const maxStdin = 64 << 30
 
-var httpAddress = regexp.MustCompile(`^https?://`)
+func isHTTP(address string) bool {
+	return strings.HasPrefix(address, "http://") || strings.HasPrefix(address, "https://")
+}
 
 // isRemote says whether a context is fetched. A directory of that name is meant before
 // an address.
 func isRemote(arg string) bool {
-	return arg == "-" || !exists(arg) && (httpAddress.MatchString(arg) || gitAddress(arg) != "")
+	return arg == "-" || !exists(arg) && (isHTTP(arg) || gitAddress(arg) != "")
 }
 
 // gitAddress is the address of a git repository, "" if arg is none. Only contexts may be
@@ -241,7 +242,7 @@ func (f *fetcher) source(ctx context.Context, file, arg string) (*recipeFile, *b
 		src = &recipeFile{name: "Recipe", text: got.text, from: got.from}
 		got.files, err = f.nothing()
 		return src, got.files, err
-	case httpAddress.MatchString(file) && !exists(file):
+	case isHTTP(file) && !exists(file):
 		src, err = f.recipe(ctx, file)
 	case file == "-" || filepath.IsAbs(file) || got.files == nil:
 		src, err = readRecipe(file, arg)
