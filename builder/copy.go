@@ -44,6 +44,9 @@ type CopyInto struct {
 	// refused attributes too, and owners are not even tried: mode single.
 	Owners   OwnerTable
 	Remember bool
+
+	// Kept are the files that Root has already as they would be copied, by path.
+	Kept map[string]bool
 }
 
 // CopyOwner is a user and a group by number.
@@ -251,6 +254,10 @@ func (c *copier) entry(src *dirHandle, e *fileEntry, dst copyDir, name string, n
 		return c.special(e, dst, name, nested)
 	}
 	at := joinPath(dst.path, name)
+	if c.into.Kept[at] {
+		c.remember(at, &e.st, c.meta(e), nil)
+		return nil
+	}
 	if e.st.nlink > 1 {
 		id := [2]uint64{e.st.dev, e.st.ino}
 		if first, ok := c.links[id]; ok {

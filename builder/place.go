@@ -249,6 +249,10 @@ func (c *copyStep) dest() string {
 }
 
 func (c *copyStep) perform(ctx context.Context, draft *snapshot.Draft) error {
+	kept, err := c.keepUnchanged(draft)
+	if err != nil {
+		return err
+	}
 	root, err := draft.Mount()
 	if err != nil {
 		return err
@@ -256,7 +260,7 @@ func (c *copyStep) perform(ctx context.Context, draft *snapshot.Draft) error {
 	defer root.Close()
 	into := CopyInto{
 		Root: root, Dest: c.dest(), Chmod: c.step.Chmod, Unpack: c.step.Unpack,
-		Owners: draft.Owners(), Remember: c.Trees.Remembers(),
+		Owners: draft.Owners(), Remember: c.Trees.Remembers(), Kept: kept,
 	}
 	if into.Owner, err = c.owner(root); err != nil {
 		return err

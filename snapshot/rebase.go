@@ -62,17 +62,18 @@ func (s *Store) rebase(layer, parent *Snapshot) (*Snapshot, error) {
 		return nil, &os.PathError{Op: "open", Path: d.Upper(), Err: err}
 	}
 	defer unix.Close(to)
-	if err := linkTree(from, to, ""); err != nil {
+	if err := linkTree(from, to, "", nil); err != nil {
 		return nil, err
 	}
 	d.alone = layer
 	return d.Commit()
 }
 
-// linkTree makes what is in the directory from, called prefix, also in to.
+// linkTree makes what is in the directory from, called prefix, also in to: all of it, or
+// what keep wants, which is not asked about what is in a directory that it does not want.
 // Overlay's marks stay behind: in a tree without a parent they hide nothing, in
 // the new one they would.
-func linkTree(from, to int, prefix string) error {
+func linkTree(from, to int, prefix string, keep keeper) error {
 	names, err := readNames(from)
 	if err != nil {
 		return &fs.PathError{Op: "read directory", Path: prefix, Err: err}
@@ -82,8 +83,9 @@ func linkTree(from, to int, prefix string) error {
 		switch {
 		case err != nil:
 		case isWhiteout(&st):
+		case keep != nil && !keep(prefix+name, &st):
 		case isDir(&st):
-			err = linkDir(from, to, name, prefix+name, &st)
+			err = linkDir(from, to, name, prefix+name, &st, keep)
 		default:
 			err = unix.Linkat(from, name, to, name, 0)
 		}
@@ -96,7 +98,7 @@ func linkTree(from, to int, prefix string) error {
 
 // linkDir makes the directory name of from in to: owner, attributes and mode, what
 // is in it, and last its time.
-func linkDir(from, to int, name, p string, st *unix.Stat_t) error {
+func linkDir(from, to int, name, p string, st *unix.Stat_t, keep keeper) error {
 	src, err := openAt(from, name, oDir, 0)
 	if err != nil {
 		return err
@@ -127,7 +129,7 @@ func linkDir(from, to int, name, p string, st *unix.Stat_t) error {
 			return fmt.Errorf("mark: %w", err)
 		}
 	}
-	if err := linkTree(src, dst, p+"/"); err != nil {
+	if err := linkTree(src, dst, p+"/", keep); err != nil {
 		return err
 	}
 	if err := unix.Fchmod(dst, st.Mode&0o7777); err != nil {
