@@ -36,6 +36,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"small":   cmdSmall,
 	"count":   cmdCount,
 	"foreign": cmdForeign,
+	"mutate":  cmdMutate,
 
 	"distribution": cmdDistribution,
 }
