@@ -295,14 +295,9 @@ func (c *CacheMounts) List() ([]CacheInfo, error) {
 // RemoveAll removes every cache and returns how many bytes that freed. The caller
 // is in the stage inside, as the files' owner, and holds the store's exclusive lock.
 func (c *CacheMounts) RemoveAll() (bytes int64, err error) {
-	filepath.WalkDir(c.dir, func(_ string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() {
-			if st, err := d.Info(); err == nil {
-				bytes += st.Size()
-			}
-		}
-		return nil
-	})
+	if bytes, err = dirBytes(c.dir); err != nil {
+		return 0, fmt.Errorf("remove caches: %w", err)
+	}
 	if err := os.RemoveAll(c.dir); err != nil {
 		return 0, fmt.Errorf("remove caches: %w", err)
 	}

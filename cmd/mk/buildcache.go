@@ -227,6 +227,9 @@ func (b *building) importCaches(flags []cacheFlag) ([]*builder.ImportedCache, er
 	if err != nil {
 		return nil, err
 	}
+	if err := b.flags.registry.apply(client, ""); err != nil {
+		return nil, err
+	}
 	client.Retries, client.Backoff, client.Stall = 2, 200*time.Millisecond, 20*time.Second
 	var list []*builder.ImportedCache
 	for i := range flags {
