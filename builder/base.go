@@ -102,9 +102,13 @@ func (b *Builder) unpack(ctx context.Context, img *image.Image, v *Vertex) (top 
 		b.Progress.Start(v)
 		defer func() { b.Progress.End(v, err) }()
 	}
-	for _, l := range layers[have:] {
+	arrival, stop := fetchAhead(ctx, layers[have:])
+	defer stop()
+	for i, l := range layers[have:] {
 		layer := func(*Vertex) (err error) {
-			top, err = b.unpackLayer(ctx, l, top)
+			if err = <-arrival[i]; err == nil {
+				top, err = b.unpackLayer(ctx, l, top)
+			}
 			return err
 		}
 		title := "extracting " + l.Descriptor.Digest.String()
@@ -118,6 +122,34 @@ func (b *Builder) unpack(ctx context.Context, img *image.Image, v *Vertex) (top 
 		}
 	}
 	return top, nil
+}
+
+// fetchesAtOnce is how many layers of an image come at once; registries slow down whoever asks for more.
+const fetchesAtOnce = 4
+
+// fetchAhead begins to bring layers into the image store, those on the bottom first, while others are
+// unpacked. Each channel says once how its layer's fetch ended. stop ends what is still under way.
+func fetchAhead(ctx context.Context, layers []image.Layer) (arrival []chan error, stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	arrival = make([]chan error, len(layers))
+	waiting := make(chan int, len(layers))
+	for i := range layers {
+		arrival[i] = make(chan error, 1)
+		waiting <- i
+	}
+	close(waiting)
+	var workers sync.WaitGroup
+	for range min(fetchesAtOnce, len(layers)) {
+		workers.Go(func() {
+			for i := range waiting {
+				arrival[i] <- layers[i].Fetch(ctx)
+			}
+		})
+	}
+	return arrival, func() {
+		cancel()
+		workers.Wait()
+	}
 }
 
 func (b *Builder) unpackLayer(ctx context.Context, l image.Layer, parent *snapshot.Snapshot) (*snapshot.Snapshot, error) {

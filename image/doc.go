@@ -21,6 +21,8 @@
 //	claims/<alg>/<hex>        of a layer's DiffID: blobs that are said to be it, compressed, a line each:
 //	                          media type, digest, size
 //	sources/<alg>/<hex>       of a blob: repositories that have it, a line each
+//	partial/<alg>/<hex>       what came of a blob before its transfer broke off, flocked by
+//	                          whoever goes on with it (Partial)
 //	tmp/<random>              a file being written, flocked by its writer
 //
 // A name is an annotation of its descriptor, as docker and BuildKit write it:

@@ -59,10 +59,12 @@ func (s *Store) GC(ctx context.Context, keep func(digest.Digest) bool) (Freed, e
 	if err := s.dropRecords(wanted); err != nil {
 		return freed, fmt.Errorf("collect garbage: %w", err)
 	}
-	bytes, err := s.dropDeadTemps()
-	freed.Bytes += bytes
-	if err != nil {
-		return freed, fmt.Errorf("collect garbage: %w", err)
+	for _, drop := range []func() (int64, error){s.dropDeadTemps, s.dropPartials} {
+		bytes, err := drop()
+		freed.Bytes += bytes
+		if err != nil {
+			return freed, fmt.Errorf("collect garbage: %w", err)
+		}
 	}
 	return freed, nil
 }

@@ -221,6 +221,23 @@ func (l Layer) Open(ctx context.Context) (io.ReadCloser, error) {
 // Present reports whether the layer's blob is in the store.
 func (l Layer) Present() (bool, error) { return l.store.Has(l.Descriptor) }
 
+// Fetch brings the layer's blob into the store if it would be fetched when the layer is opened.
+func (l Layer) Fetch(ctx context.Context) error {
+	if present, err := l.Present(); present || err != nil {
+		return err
+	}
+	layers, fetcher := l.store.hooks()
+	if layers != nil {
+		if tree, err := openTree(ctx, layers, l.DiffID); err == nil {
+			return tree.Close()
+		}
+	}
+	if fetcher == nil || len(l.store.Sources(l.Descriptor.Digest)) == 0 {
+		return nil // opening it will say what is wrong
+	}
+	return fetcher.FetchLayer(ctx, l.store, l.Descriptor)
+}
+
 // LayerDescriptor describes the uncompressed tar of a built layer, as the
 // manifest of a built image names it: no blob has to exist.
 func LayerDescriptor(diffID digest.Digest, size int64) v1.Descriptor {

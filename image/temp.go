@@ -65,17 +65,23 @@ func (s *Store) dropDeadTemps() (bytes int64, err error) {
 		return 0, fmt.Errorf("image store: %w", err)
 	}
 	for _, e := range entries {
-		name := filepath.Join(s.path("tmp"), e.Name())
-		f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW, 0)
-		if err != nil {
-			continue // gone by itself
-		}
-		if flock(f, unix.LOCK_EX|unix.LOCK_NB) == nil {
-			if info, err := f.Stat(); err == nil && os.Remove(name) == nil {
-				bytes += info.Size()
-			}
-		}
-		f.Close()
+		bytes += dropUnlocked(filepath.Join(s.path("tmp"), e.Name()))
 	}
 	return bytes, nil
+}
+
+// dropUnlocked removes a file that nobody holds and returns its size; 0 for one that stays.
+func dropUnlocked(name string) (bytes int64) {
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return 0 // gone by itself
+	}
+	defer f.Close()
+	if flock(f, unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return 0
+	}
+	if info, err := f.Stat(); err == nil && os.Remove(name) == nil {
+		return info.Size()
+	}
+	return 0
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -24,14 +25,34 @@ func (s *session) blob(ctx context.Context, store *image.Store, d v1.Descriptor,
 		progress(Event{State: Exists, Digest: d.Digest, Done: d.Size, Total: d.Size})
 		return nil
 	}
-	r := &download{ctx: ctx, session: s, blob: d}
-	defer r.Close()
-	count := &counter{r: r, progress: progress, event: Event{State: Moving, Digest: d.Digest, Total: d.Size}}
-	if _, err := store.Put(ctx, count, &d); err != nil {
+	resumed, err := s.fill(ctx, store, d, progress)
+	if resumed && errors.Is(err, image.ErrDigest) { // what an earlier transfer left was at fault, perhaps
+		_, err = s.fill(ctx, store, d, progress)
+	}
+	if err != nil {
 		return err // names the blob already, by URL or digest
 	}
 	progress(Event{State: Complete, Digest: d.Digest, Done: d.Size, Total: d.Size})
 	return nil
+}
+
+// fill downloads what the store has not of a blob; resumed tells that it had a part.
+func (s *session) fill(ctx context.Context, store *image.Store, d v1.Descriptor, progress Progress) (resumed bool, err error) {
+	p, err := store.Resume(ctx, d)
+	if err != nil {
+		return false, err
+	}
+	defer p.Close()                                // keeps what came, and is a no-op after Commit
+	if ok, err := store.Has(d); ok || err != nil { // another process was at it
+		return false, err
+	}
+	r := &download{ctx: ctx, session: s, blob: d, n: p.Size()}
+	defer r.Close()
+	count := &counter{r: r, progress: progress, event: Event{State: Moving, Digest: d.Digest, Done: p.Size(), Total: d.Size}}
+	if _, err := io.CopyBuffer(p, io.LimitReader(count, d.Size-p.Size()+1), make([]byte, 256<<10)); err != nil {
+		return p.Resumed(), err
+	}
+	return p.Resumed(), p.Commit()
 }
 
 // download reads a blob over as many requests as it takes: a connection that
