@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"text/template"
@@ -25,10 +26,11 @@ const imagesHelp = `List the images in mk's store, the newest first.
 // imageLine is an image as docker's templates see it.
 type imageLine struct {
 	Repository, Tag, ID, Digest, CreatedAt, CreatedSince, Size string
+	Containers, SharedSize, UniqueSize                         string // "N/A", as docker says where it has not counted
 }
 
 func newImages(a *app) *cobra.Command {
-	var quiet, noTrunc, digests bool
+	var quiet, noTrunc, digests, all bool
 	var format string
 	var filters []string
 	c := &cobra.Command{
@@ -41,16 +43,16 @@ func newImages(a *app) *cobra.Command {
 				return err
 			}
 			defer s.Close()
-			all, err := s.images.Summaries(c.Context())
+			list, err := s.images.Summaries(c.Context())
 			if err != nil {
 				return err
 			}
-			keep, err := imageFilter(args, filters)
+			keep, err := s.imageFilter(args, filters, list)
 			if err != nil {
 				return err
 			}
 			var lines []imageLine
-			for _, sum := range all {
+			for _, sum := range list {
 				if sum.Err != nil {
 					fmt.Fprintf(os.Stderr, "mk: image %s: %v\n", sum.Target.Digest, sum.Err)
 					continue
@@ -74,11 +76,12 @@ func newImages(a *app) *cobra.Command {
 		},
 	}
 	fl := c.Flags()
+	fl.BoolVarP(&all, "all", "a", false, "no meaning here: mk has no images between steps")
 	fl.BoolVarP(&quiet, "quiet", "q", false, "print IDs and nothing else")
 	fl.BoolVar(&noTrunc, "no-trunc", false, "print whole IDs")
 	fl.BoolVar(&digests, "digests", false, "show digests")
 	fl.StringVar(&format, "format", "", "Go template, or json")
-	fl.StringArrayVarP(&filters, "filter", "f", nil, "dangling=true|false, reference=PATTERN, label=KEY[=VALUE]")
+	fl.StringArrayVarP(&filters, "filter", "f", nil, "dangling=true|false, reference=PATTERN, label=KEY[=VALUE], before=IMAGE, since=IMAGE, until=TIME")
 	return c
 }
 
@@ -86,6 +89,7 @@ func newImageLine(s image.Summary, noTrunc bool) imageLine {
 	l := imageLine{
 		Repository: "<none>", Tag: "<none>", ID: s.ID.String(), Digest: s.Target.Digest.String(),
 		CreatedAt: "N/A", CreatedSince: "N/A", Size: size(s.Size),
+		Containers: "N/A", SharedSize: "N/A", UniqueSize: "N/A",
 	}
 	if !noTrunc {
 		l.ID = shortID(s.ID)
@@ -126,8 +130,8 @@ func since(t time.Time) string {
 	return "Less than a second ago"
 }
 
-// imageFilter says which images a command line is about.
-func imageFilter(args, filters []string) (func(image.Summary) bool, error) {
+// imageFilter says which images of list a command line is about.
+func (s *store) imageFilter(args, filters []string, list []image.Summary) (func(image.Summary) bool, error) {
 	var tests []func(image.Summary) bool
 	reference := func(pattern string) func(image.Summary) bool {
 		return func(s image.Summary) bool {
@@ -150,6 +154,23 @@ func imageFilter(args, filters []string) (func(image.Summary) bool, error) {
 			tests = append(tests, func(s image.Summary) bool { return s.Reference.IsZero() == want })
 		case "reference":
 			tests = append(tests, reference(value))
+		case "before", "since":
+			d, err := s.images.Lookup(value)
+			if err != nil {
+				return nil, fmt.Errorf("--filter %s: %w", f, err)
+			}
+			at := slices.IndexFunc(list, func(s image.Summary) bool { return s.Target.Digest == d.Digest })
+			if at < 0 {
+				return nil, fmt.Errorf("--filter %s: it is in a list of images, and no line of its own", f)
+			}
+			sign, other := map[string]int{"before": -1, "since": 1}[key], list[at].Created
+			tests = append(tests, func(s image.Summary) bool { return s.Created.Compare(other) == sign })
+		case "until":
+			until, err := parseTime(value)
+			if err != nil {
+				return nil, fmt.Errorf("--filter %s: %w", f, err)
+			}
+			tests = append(tests, func(s image.Summary) bool { return s.Created.Before(until) })
 		case "label":
 			k, v, hasValue := strings.Cut(value, "=")
 			tests = append(tests, func(s image.Summary) bool {
@@ -157,7 +178,7 @@ func imageFilter(args, filters []string) (func(image.Summary) bool, error) {
 				return ok && (!hasValue || have == v)
 			})
 		default:
-			return nil, fmt.Errorf("--filter %s: want dangling, reference or label", f)
+			return nil, fmt.Errorf("--filter %s: want dangling, reference, label, before, since or until", f)
 		}
 	}
 	for _, name := range args {

@@ -37,7 +37,7 @@ type imageDocument struct {
 }
 
 func newInspect(a *app) *cobra.Command {
-	var format, kind string
+	var format, kind, platform string
 	c := &cobra.Command{
 		Use: "inspect [flags] NAME...", Short: "Print all that is known of containers, images or volumes, as JSON",
 		Args: cobra.MinimumNArgs(1),
@@ -49,7 +49,7 @@ func newInspect(a *app) *cobra.Command {
 			defer s.Close()
 			docs := []any{}
 			for _, name := range args {
-				doc, err := s.anyDocument(name, kind)
+				doc, err := s.anyDocument(name, kind, platform)
 				if err != nil {
 					return err
 				}
@@ -75,11 +75,19 @@ func newInspect(a *app) *cobra.Command {
 	}
 	c.Flags().StringVarP(&format, "format", "f", "", "Go template over the document")
 	c.Flags().StringVar(&kind, "type", "", "container, image or volume (default: whichever has the name, in this order)")
+	c.Flags().StringVar(&platform, "platform", "", "of this platform of a multi-platform image, as os/arch[/variant]")
 	return c
 }
 
-// anyDocument finds what has a name: a container, else an image, else a volume.
-func (s *store) anyDocument(name, kind string) (any, error) {
+// anyDocument finds what has a name: a container, else an image, of a platform if one is given, else a volume.
+func (s *store) anyDocument(name, kind, platform string) (any, error) {
+	p, err := parsePlatform(platform)
+	if err != nil {
+		return nil, err
+	}
+	if p != nil && kind == "" {
+		kind = "image"
+	}
 	switch kind {
 	case "", "container", "image", "volume":
 	default:
@@ -104,7 +112,7 @@ func (s *store) anyDocument(name, kind string) (any, error) {
 			return nil, err
 		}
 	}
-	img, err := s.images.Resolve(name, nil)
+	img, err := s.images.Resolve(name, p)
 	if err != nil {
 		return nil, err
 	}

@@ -52,6 +52,9 @@ func (s *store) load(ctx context.Context, input string, quiet bool) error {
 			}
 			what = "Loaded image: " + ref.Familiar()
 		}
+		if had, err := s.images.Lookup(t.Name); t.Name != "" && err == nil && had.Digest != t.Descriptor.Digest {
+			fmt.Fprintf(os.Stderr, "The name %s was %s's until now\n", t.Name, had.Digest)
+		}
 		if err := s.images.Tag(t.Name, t.Descriptor); err != nil {
 			return fmt.Errorf("load: %w", err)
 		}

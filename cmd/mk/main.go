@@ -126,7 +126,7 @@ func newRoot(a *app) *cobra.Command {
 	root.SuggestionsMinimumDistance = 2
 	for _, make := range []func(*app) *cobra.Command{
 		newBuild, newRun,
-		newPull, newPush, newImages, newTag, newRmi, newInspect, newHistory, newSave, newLoad, newImport, newManifest, newLogin, newLogout,
+		newPull, newPush, newImages, newTag, newRmi, newInspect, newHistory, newSave, newLoad, newImport, newImage, newManifest, newLogin, newLogout,
 		newCreate, newStart, newStop, newKill, newRestart, newRm, newWait, newPs, newLogs, newAttach, newExec, newRename,
 		newDiff, newCommit, newExport, newCp, newTop, newContainer, newVolume,
 		newCache, newInfo, newCheck, newPrune, newVersion,

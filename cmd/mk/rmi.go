@@ -16,20 +16,38 @@ What only they used stays on disk until 'mk prune'; other processes may be
 reading it.`
 
 func newRmi(a *app) *cobra.Command {
-	var force bool
+	var force, all, ignore, noPrune bool
 	c := &cobra.Command{
-		Use: "rmi IMAGE...", Short: "Remove images", Long: rmiHelp,
-		Args: cobra.MinimumNArgs(1),
+		Use: "rmi [flags] IMAGE...", Short: "Remove images", Long: rmiHelp,
+		Args: func(c *cobra.Command, args []string) error {
+			if all == (len(args) > 0) {
+				return errors.New("rmi: want images, or --all")
+			}
+			return nil
+		},
 		RunE: func(c *cobra.Command, args []string) error {
 			s, err := a.open()
 			if err != nil {
 				return err
 			}
 			defer s.Close()
+			if all {
+				tagged, err := s.images.List()
+				if err != nil {
+					return err
+				}
+				for _, t := range tagged {
+					if name := t.Name; name != "" {
+						args = append(args, name)
+					} else {
+						args = append(args, t.Descriptor.Digest.String())
+					}
+				}
+			}
 			var failed error
 			for _, name := range args {
 				if err := s.removeImage(name, force); err != nil {
-					if force && errors.Is(err, image.ErrNotFound) {
+					if (force || ignore) && errors.Is(err, image.ErrNotFound) {
 						continue
 					}
 					fmt.Fprintf(os.Stderr, "mk: remove %s: %v\n", name, err)
@@ -40,6 +58,9 @@ func newRmi(a *app) *cobra.Command {
 		},
 	}
 	c.Flags().BoolVarP(&force, "force", "f", false, "remove an image by its ID even if it has several names; ignore missing ones")
+	c.Flags().BoolVarP(&all, "all", "a", false, "remove all images")
+	c.Flags().BoolVarP(&ignore, "ignore", "i", false, "missing images are no error")
+	c.Flags().BoolVar(&noPrune, "no-prune", false, "no meaning here: what is removed is a name; 'mk prune' frees the disk")
 	return c
 }
 

@@ -27,6 +27,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -175,6 +176,9 @@ func (c *Client) connect(ctx context.Context, e endpoint, repository string, sco
 	var rt http.RoundTripper
 	err = s.retry(ctx, func() error {
 		rt, err = transport.NewWithContext(ctx, reg, auth, transport.NewUserAgent(g, cmp.Or(c.UserAgent, "mk")), scopes)
+		if distrust := g.distrusted(); err != nil && distrust != nil {
+			err = distrust // says more than what the same port answers to plain http
+		}
 		return asError(err)
 	})
 	if err != nil {
@@ -201,7 +205,7 @@ type guard struct {
 
 	mu       sync.Mutex
 	spoken   string
-	distrust error // of the host's certificate: it speaks https, and plain http is no way around that
+	distrust *url.Error // of the host's certificate: it speaks https, and plain http is no way around that
 }
 
 func (g *guard) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -212,10 +216,7 @@ func (g *guard) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, fmt.Errorf("%s is named with http://", r.URL.Host)
 	}
 	if r.URL.Scheme == "http" && r.URL.Host == g.host {
-		g.mu.Lock()
-		distrust := g.distrust
-		g.mu.Unlock()
-		if distrust != nil {
+		if distrust := g.distrusted(); distrust != nil {
 			return nil, distrust
 		}
 	}
@@ -227,10 +228,19 @@ func (g *guard) RoundTrip(r *http.Request) (*http.Response, error) {
 		if err == nil {
 			g.spoken = r.URL.Scheme
 		} else if errors.As(err, &wrong) {
-			g.distrust = err
+			g.distrust = &url.Error{Op: r.Method, URL: r.URL.String(), Err: err}
 		}
 	}
 	return resp, err
+}
+
+func (g *guard) distrusted() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.distrust == nil {
+		return nil
+	}
+	return g.distrust
 }
 
 func (g *guard) scheme() string {
