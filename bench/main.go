@@ -7,7 +7,7 @@
 // and of mk its ratio to the floor.
 //
 //	go run ./bench -mk bin/mk              everything, 5 rounds
-//	go run ./bench -mk bin/mk -only COPY   one line
+//	go run ./bench -mk bin/mk -only COPY   some lines
 //
 // It runs as an ordinary user (make bench sees to that) and needs a static busybox.
 // README.md says what each line means. Nothing here is a test: no time is asserted.
@@ -26,6 +26,8 @@ import (
 	"syscall"
 	"text/tabwriter"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func main() {
@@ -33,8 +35,10 @@ func main() {
 	rounds := flag.Int("n", 5, "rounds of each work, after one to warm up")
 	budget := flag.Duration("budget", time.Minute, "begin no further round of a work after this time")
 	only := flag.String("only", "", "measure only the works whose name matches this expression")
+	alone := flag.Bool("alone", false, "leave the peers out")
 	flag.Parse()
-	if err := run(*mk, *only, limits{*rounds, *budget}); err != nil {
+	unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+	if err := run(*mk, *only, *alone, limits{*rounds, *budget}); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -46,7 +50,7 @@ type limits struct {
 	budget time.Duration
 }
 
-func run(mk, only string, limits limits) error {
+func run(mk, only string, alone bool, limits limits) error {
 	wanted, err := regexp.Compile(only)
 	if err != nil {
 		return fmt.Errorf("-only: %w", err)
@@ -54,7 +58,7 @@ func run(mk, only string, limits limits) error {
 	if mk, err = filepath.Abs(mk); err != nil {
 		return err
 	}
-	b, err := newBench(mk)
+	b, err := newBench(mk, alone)
 	if err != nil {
 		return err
 	}
@@ -62,7 +66,8 @@ func run(mk, only string, limits limits) error {
 	b.describe()
 
 	table := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(table, "work\tfloor\tmk\tmk/floor\tmark\tpeers")
+	fmt.Fprintln(table, "work\tfloor\tmk\tmk/floor\tby cpu\tmark\tpeers")
+	defer table.Flush() // of what was measured, whatever comes
 	for _, w := range b.works() {
 		if !wanted.MatchString(w.name) {
 			continue
@@ -72,9 +77,11 @@ func run(mk, only string, limits limits) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", w.name, err)
 		}
-		fmt.Fprintln(table, w.row(results))
+		row := w.row(results)
+		fmt.Fprintln(table, row)
+		fmt.Fprintf(os.Stderr, "  %s\n", strings.ReplaceAll(row, "\t", " | "))
 	}
-	return table.Flush()
+	return nil
 }
 
 // work is one line of the table.
@@ -97,6 +104,7 @@ type contestant struct {
 type result struct {
 	name  string
 	took  []time.Duration
+	cpu   []time.Duration // user and system, of the process and all it waited for
 	peak  []int64
 	error error
 }
@@ -116,7 +124,7 @@ func (w *work) measure(limits limits) ([]*result, error) {
 			if r.error != nil {
 				continue
 			}
-			took, peak, err := c.once()
+			took, cpu, peak, err := c.once()
 			if err != nil {
 				if c.name == "floor" || c.name == "mk" {
 					return nil, fmt.Errorf("%s: %w", c.name, err)
@@ -126,44 +134,73 @@ func (w *work) measure(limits limits) ([]*result, error) {
 				continue
 			}
 			if round == 1 {
-				r.took, r.peak = nil, nil
+				r.took, r.cpu, r.peak = nil, nil, nil
 			}
 			r.took = append(r.took, took)
+			r.cpu = append(r.cpu, cpu)
 			r.peak = append(r.peak, peak)
 		}
 	}
 	return results, nil
 }
 
-func (c *contestant) once() (time.Duration, int64, error) {
+func (c *contestant) once() (took, cpu time.Duration, peak int64, err error) {
 	if c.prepare != nil {
 		if err := c.prepare(); err != nil {
-			return 0, 0, fmt.Errorf("prepare: %w", err)
+			return 0, 0, 0, fmt.Errorf("prepare: %w", err)
 		}
 	}
 	syscall.Sync() // what the one before wrote is not this one's burden
 	begin := time.Now()
 	if c.measure != nil {
+		before := cpuOf(syscall.RUSAGE_SELF)
 		err := c.measure()
-		return time.Since(begin), 0, err
+		return time.Since(begin), cpuOf(syscall.RUSAGE_SELF) - before, 0, err
 	}
+	before := cpuOf(syscall.RUSAGE_CHILDREN)
 	cmd := c.command()
 	out, err := cmd.CombinedOutput()
-	took := time.Since(begin)
+	took = time.Since(begin)
+	reap()
+	cpu = cpuOf(syscall.RUSAGE_CHILDREN) - before
 	if err != nil {
 		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-		return 0, 0, fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, strings.Join(lines[max(0, len(lines)-3):], " / "))
+		return 0, 0, 0, fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, strings.Join(lines[max(0, len(lines)-3):], " / "))
 	}
 	usage := cmd.ProcessState.SysUsage().(*syscall.Rusage)
-	return took, usage.Maxrss << 10, nil // the highest of the process and all it waited for
+	return took, cpu, usage.Maxrss << 10, nil // the highest of the process and all it waited for
+}
+
+// cpuOf is the processor time of this process, or of those that it waited for and those that
+// they did, until now.
+func cpuOf(who int) time.Duration {
+	var u syscall.Rusage
+	syscall.Getrusage(who, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// reap waits a moment for what a command left behind: mk run says goodbye before its inside is
+// gone, and its time counts too. Orphans are ours, see main.
+func reap() {
+	for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		for {
+			pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil)
+			if err == syscall.ECHILD {
+				return
+			}
+			if pid <= 0 {
+				break
+			}
+		}
+	}
 }
 
 // row is the work's line: medians, and mk against the floor.
 func (w *work) row(results []*result) string {
 	cells := map[string]string{"floor": "–", "mk": "–"}
-	ratio := "–"
+	ratio, byCPU := "–", "–"
 	var peers []string
-	var floor, mk float64
+	var floor, mk, floorCPU, mkCPU float64
 	for _, r := range results {
 		var value float64
 		var text string
@@ -179,10 +216,10 @@ func (w *work) row(results []*result) string {
 		}
 		switch r.name {
 		case "floor":
-			floor = value
+			floor, floorCPU = value, float64(median(r.cpu))
 			cells["floor"] = text
 		case "mk":
-			mk = value
+			mk, mkCPU = value, float64(median(r.cpu))
 			cells["mk"] = text
 		default:
 			peers = append(peers, r.name+" "+text)
@@ -191,7 +228,10 @@ func (w *work) row(results []*result) string {
 	if floor > 0 {
 		ratio = fmt.Sprintf("%.2f", mk/floor)
 	}
-	return strings.Join([]string{w.name, cells["floor"], cells["mk"], ratio, w.mark, strings.Join(peers, ", ")}, "\t")
+	if floorCPU > 0 {
+		byCPU = fmt.Sprintf("%.2f", mkCPU/floorCPU)
+	}
+	return strings.Join([]string{w.name, cells["floor"], cells["mk"], ratio, byCPU, w.mark, strings.Join(peers, ", ")}, "\t")
 }
 
 func median[T cmp.Ordered](values []T) T {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -19,6 +20,7 @@ import (
 //	base/      the context and recipe of the image "bench", the same for all
 //	files/     10,000 small files and 500 MiB in five large ones
 //	small/     10,000 small files
+//	many/      200,000 tiny files, made for the lines that want them
 //	mk/ peers/ the stores
 type bench struct {
 	dir   string
@@ -35,11 +37,12 @@ type peer struct {
 
 const baseRecipe = `FROM scratch
 COPY busybox /bin/busybox
+COPY dirs /
 RUN ["/bin/busybox", "--install", "-s", "/bin"]
 ENV PATH=/bin
 `
 
-func newBench(mk string) (*bench, error) {
+func newBench(mk string, alone bool) (*bench, error) {
 	if os.Geteuid() == 0 {
 		fmt.Fprintln(os.Stderr, "bench: you are root: this is not what users of mk are; make bench takes an ordinary user")
 	}
@@ -48,7 +51,7 @@ func newBench(mk string) (*bench, error) {
 		return nil, err
 	}
 	b := &bench{dir: dir, mk: mk}
-	if err := b.setup(); err != nil {
+	if err := b.setup(alone); err != nil {
 		b.Close()
 		return nil, err
 	}
@@ -77,7 +80,7 @@ func (b *bench) path(elem ...string) string {
 	return filepath.Join(append([]string{b.dir}, elem...)...)
 }
 
-func (b *bench) setup() error {
+func (b *bench) setup(alone bool) error {
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
 		return fmt.Errorf("a static busybox is needed: %w", err)
@@ -86,7 +89,7 @@ func (b *bench) setup() error {
 	if err != nil {
 		return err
 	}
-	for _, dir := range []string{"base", "root/bin", "root/proc", "run"} {
+	for _, dir := range []string{"base/dirs/proc", "base/dirs/sys", "base/dirs/dev", "base/dirs/etc", "root/bin", "root/proc", "run"} {
 		if err := os.MkdirAll(b.path(dir), 0o755); err != nil {
 			return err
 		}
@@ -119,8 +122,30 @@ func (b *bench) setup() error {
 	if out, err := b.command(b.mk, "build", "-t", "bench", "-f", b.path("base/Dockerfile"), b.path("base")).CombinedOutput(); err != nil {
 		return fmt.Errorf("mk build of the base: %w\n%s", err, out)
 	}
-	b.findPeers()
+	if !alone {
+		b.findPeers()
+	}
 	return nil
+}
+
+// many makes the large context, the first time that it is wanted.
+func (b *bench) many() error {
+	if _, err := os.Stat(b.path("many")); err == nil {
+		return nil
+	}
+	dir := b.path("many.new")
+	for i := range 200_000 {
+		sub := filepath.Join(dir, fmt.Sprintf("d%03d", i%400))
+		if i < 400 {
+			if err := os.MkdirAll(sub, 0o755); err != nil {
+				return err
+			}
+		}
+		if err := os.WriteFile(filepath.Join(sub, fmt.Sprintf("f%06d", i)), []byte(strconv.Itoa(i)), 0o644); err != nil {
+			return err
+		}
+	}
+	return os.Rename(dir, b.path("many"))
 }
 
 // writeFiles makes small files of 100 bytes to 4 kB in 100 directories, and large ones of

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"context"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -70,8 +71,13 @@ type linkGroup struct {
 // scan visits the items of the layer that upper makes of parent.
 func scan(ctx context.Context, store *Store, upper string, parent *Snapshot, owners *Owners, visit func(*item) error) error {
 	s := &scanner{ctx: ctx, visit: visit, owners: owners, remember: store.remember, parent: parent, links: make(map[uint64]*linkGroup)}
+	root, err := openAt(unix.AT_FDCWD, upper, oDir, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: upper, Err: err}
+	}
+	defer unix.Close(root)
 	lower := -1
-	if parent != nil {
+	if parent != nil && asksParent(root) {
 		m, err := parent.Mount()
 		if err != nil {
 			return err
@@ -79,15 +85,27 @@ func scan(ctx context.Context, store *Store, upper string, parent *Snapshot, own
 		defer m.Close()
 		lower = int(m.Fd())
 	}
-	root, err := openAt(unix.AT_FDCWD, upper, oDir, 0)
-	if err != nil {
-		return &os.PathError{Op: "open", Path: upper, Err: err}
-	}
-	defer unix.Close(root)
 	if err := s.root(root, parent); err != nil {
 		return err
 	}
 	return s.dir(root, lower, "")
+}
+
+// asksParent tells whether the parent's tree has to be looked at: not for a step that changed
+// nothing or only put files into the root, and then a mount is saved, of as many layers as
+// there are below.
+func asksParent(root int) bool {
+	names, err := readNames(root)
+	if err == nil {
+		_, err = unix.Seek(root, 0, io.SeekStart) // the walk reads them again
+	}
+	if err != nil {
+		return true // the walk will say so too
+	}
+	return slices.ContainsFunc(names, func(name string) bool {
+		st, err := statAt(root, name)
+		return err != nil || isDir(&st) || isWhiteout(&st)
+	})
 }
 
 // root visits the root directory only if it differs from the parent's, or from
