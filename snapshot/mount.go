@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -49,8 +50,13 @@ func mountStack(k stack) (*os.File, error) {
 	if n := len(k.dirs()); n > maxLayers {
 		return nil, fmt.Errorf("mount overlay: %d layers, and the kernel takes %d", n, maxLayers)
 	}
-	f, err := mountByContext(k)
+	err := errNoLayerOption
+	var f *os.File
+	if !noLayerOption.Load() {
+		f, err = mountByContext(k)
+	}
 	if errors.Is(err, errNoLayerOption) {
+		noLayerOption.Store(true)
 		f, err = mountByOptions(k)
 	}
 	if err != nil {
@@ -61,6 +67,9 @@ func mountStack(k stack) (*os.File, error) {
 
 // errNoLayerOption: this kernel's overlay has no "lowerdir+", or no fsopen.
 var errNoLayerOption = errors.New("no lowerdir+")
+
+// noLayerOption remembers that: an old kernel puts every attempt into its log.
+var noLayerOption atomic.Bool
 
 // mountByContext builds the mount with fsopen, fsconfig and fsmount.
 //
@@ -118,7 +127,13 @@ func mountByContext(k stack) (*os.File, error) {
 		}
 	}
 	if err := unix.FsconfigCreate(fd); err != nil {
-		return nil, contextError(ctx, err)
+		said := contextError(ctx, err)
+		if said == error(unix.EINVAL) {
+			// Before Linux 6.5 overlay had no such context of its own: the kernel takes all options
+			// from us, whatever they are, and refuses them here, without a word.
+			return nil, errNoLayerOption
+		}
+		return nil, said
 	}
 	mfd, err := unix.Fsmount(fd, unix.FSMOUNT_CLOEXEC, attr)
 	if err != nil {
