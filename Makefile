@@ -10,6 +10,8 @@ check: ## install what tests need, then lint and test
 	sh .ci/check $(GOTESTFLAGS)
 test: ## the tests, as whoever you are
 	$(GO) test -timeout 30m ./...
+test-vm: ## limits, and mk at all, on Debian's kernel in an emulated machine
+	sh .ci/kernel && $(GO) test -count=1 -run 'TestVM$$' -v ./cmd/mk
 race: ## the tests with the race detector, which wants cgo
 	CGO_ENABLED=1 $(GO) test -timeout 30m -race ./...
 fuzz: ## each fuzz test for FUZZTIME
@@ -23,6 +25,6 @@ examples: ## build and run every example
 clean: ## bin and .cache
 	rm -rf bin .cache
 help:
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
 
-.PHONY: mk demo check test race fuzz lint bench examples clean help
+.PHONY: mk demo check test test-vm race fuzz lint bench examples clean help

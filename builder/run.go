@@ -26,6 +26,8 @@ type Sandbox struct {
 	Proxies  []string           // NAME=value of the proxy variables: in the environment of RUN, never in a key
 	ShmSize  int64              // of /dev/shm, in bytes; 0 is docker's 64 MiB
 	Rlimits  []container.Rlimit // of every process of a step
+	Limits   container.Limits   // of each step; no key has them: what a step makes does not depend on how fast
+	Parent   string             // of the cgroups of steps with limits, or ""
 	NewPrivs *bool              // whether set-user-ID programs may raise a step; nil: one that is not root's (see newPrivs)
 	Dir      string             // an empty directory, mounted over in this process's own namespace
 
@@ -191,21 +193,27 @@ func (r *runStep) perform(ctx context.Context, draft *snapshot.Draft) (err error
 	if r.Emulate != nil {
 		r.Emulate(spec, root)
 	}
-	code, err := r.start(ctx, spec, root, &held.mask)
+	code, oom, err := r.start(ctx, spec, root, &held.mask)
 	if err == nil && code != 0 {
-		err = &ExitError{Args: r.node.Args, Code: code}
+		err = &ExitError{Args: r.node.Args, Code: code, OOM: oom, Memory: r.Sandbox.Limits.Memory}
 	}
 	return err
 }
 
 // ExitError is a RUN whose command ended with another status than 0.
 type ExitError struct {
-	Args []string
-	Code int
+	Args   []string
+	Code   int
+	OOM    bool  // a process of it was killed at the memory limit
+	Memory int64 // which that is, in bytes
 }
 
 func (e *ExitError) Error() string {
-	return fmt.Sprintf("process %q did not complete successfully: exit code: %d", strings.Join(e.Args, " "), e.Code)
+	text := fmt.Sprintf("process %q did not complete successfully: exit code: %d", strings.Join(e.Args, " "), e.Code)
+	if e.OOM {
+		text += fmt.Sprintf(": the memory limit of %d MiB was reached, and the kernel killed a process of the step", e.Memory>>20)
+	}
+	return text
 }
 
 // spec describes the container of this step, without the mounts of its own.
@@ -291,7 +299,7 @@ func unconfine(spec *container.Spec) {
 	spec.Seccomp, spec.NoNewPrivs = nil, false
 	spec.Masked, spec.ReadOnly = nil, nil
 	for i := range spec.Mounts {
-		if m := &spec.Mounts[i]; m.Type == container.Sysfs || m.Type == container.Cgroup {
+		if m := &spec.Mounts[i]; m.Type == container.Sysfs || m.Type == container.Cgroup2 {
 			m.ReadOnly = false
 		}
 	}
@@ -309,13 +317,13 @@ func setEnv(env []string, name, value string) []string {
 
 // start runs the container and passes on what it writes as it writes it, save
 // for the secrets in it.
-func (r *runStep) start(ctx context.Context, spec *container.Spec, root *os.File, mask *secretMask) (code int, err error) {
+func (r *runStep) start(ctx context.Context, spec *container.Spec, root *os.File, mask *secretMask) (code int, oom bool, err error) {
 	var copies sync.WaitGroup
 	var ends [2]*os.File
 	for i := range ends {
 		from, end, err := os.Pipe()
 		if err != nil {
-			return 0, err
+			return 0, false, err
 		}
 		ends[i] = end
 		w := mask.writer(r.Progress.Writer(r.node.Vertex, i == 1))
@@ -331,7 +339,13 @@ func (r *runStep) start(ctx context.Context, spec *container.Spec, root *os.File
 			from.Close()
 		})
 	}
-	p, err := container.Start(ctx, spec, root, container.IO{Stdout: ends[0], Stderr: ends[1]})
+	if l := r.Sandbox.Limits; !l.IsZero() || r.Sandbox.Parent != "" {
+		spec.Cgroup, err = container.NewCgroup(container.CgroupWish{Name: "step-" + container.NewID()[:12], Parent: r.Sandbox.Parent, Limits: l})
+	}
+	var p *container.Process
+	if err == nil {
+		p, err = container.Start(ctx, spec, root, container.IO{Stdout: ends[0], Stderr: ends[1]})
+	}
 	ends[0].Close()
 	ends[1].Close()
 	if err != nil {
@@ -339,9 +353,9 @@ func (r *runStep) start(ctx context.Context, spec *container.Spec, root *os.File
 		var start *container.StartError
 		if errors.As(err, &start) && start.Code != 125 {
 			fmt.Fprintln(r.Progress.Writer(r.node.Vertex, true), err)
-			return start.Code, nil
+			return start.Code, false, nil
 		}
-		return 0, err
+		return 0, false, err
 	}
 	for _, s := range p.Notices() {
 		r.notice(s)
@@ -349,12 +363,12 @@ func (r *runStep) start(ctx context.Context, spec *container.Spec, root *os.File
 	status, err := p.Wait()
 	copies.Wait()
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	if ctx.Err() != nil {
-		return 0, context.Cause(ctx)
+		return 0, false, context.Cause(ctx)
 	}
-	return status.Code, nil
+	return status.Code, status.OOMKilled, nil
 }
 
 // notice tells once in a build what the machine makes its steps go without.

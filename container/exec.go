@@ -59,7 +59,21 @@ func (p *Process) Exec(e *Exec, stdio IO) (_ *Process, err error) {
 		return nil, err
 	}
 	defer init.Close()
-	told, err := writeOrders(orders{Spec: &spec, Join: e})
+	// The helper joins the cgroup last: a limit of processes may be less than a Go program has threads.
+	var members *os.File
+	if spec.Cgroup != nil {
+		if Frozen(spec.Cgroup.path) {
+			return nil, ErrPaused
+		}
+		if members, err = spec.Cgroup.members(); err != nil {
+			return nil, fmt.Errorf("join the container's cgroup: %w", err)
+		}
+	}
+	o := orders{Spec: &spec, Join: e}
+	if members != nil {
+		o.Sources = []bool{true}
+	}
+	told, err := writeOrders(o)
 	if err != nil {
 		return nil, err
 	}
@@ -81,6 +95,10 @@ func (p *Process) Exec(e *Exec, stdio IO) (_ *Process, err error) {
 	}
 	defer null.Close()
 	files := []*os.File{stdio.Stdin, stdio.Stdout, stdio.Stderr, told, theirs, init, self}
+	if members != nil {
+		defer members.Close()
+		files = append(files, members)
+	}
 	for i, f := range files {
 		if f == nil || i < 3 && e.Terminal != nil {
 			files[i] = null
@@ -117,6 +135,9 @@ func (p *Process) Exec(e *Exec, stdio IO) (_ *Process, err error) {
 
 // ErrNotRunning is the answer to what only a running container can do.
 var ErrNotRunning = errors.New("the container is not running")
+
+// ErrPaused is the answer where a process would have to run.
+var ErrPaused = errors.New("the container is paused: unpause it first")
 
 // pidfd is a descriptor of pid 1, which names its namespaces for setns(2).
 func (p *Process) pidfd() (*os.File, error) {
@@ -174,7 +195,7 @@ func controlPair() (ours, theirs *os.File, err error) {
 
 // join is stage init for Exec: a process of the container's pid namespace that is still everywhere
 // else. It returns only with an error.
-func join(spec *Spec, e *Exec) error {
+func join(spec *Spec, e *Exec, members []int) error {
 	runtime.LockOSThread() // namespaces, identity and filters belong to threads
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return err
@@ -246,6 +267,11 @@ func join(spec *Spec, e *Exec) error {
 	}
 	if err := unix.CloseRange(3, maxFD, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("mark descriptors close-on-exec: %w", err)
+	}
+	if len(members) == 1 {
+		if _, err := unix.Write(members[0], []byte("0")); err != nil {
+			return fmt.Errorf("join the container's cgroup: %w", err)
+		}
 	}
 	if err := become(spec, denied); err != nil {
 		return err

@@ -150,7 +150,7 @@ func (h *Holder) start(ctx context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.proc = p
-	h.status = Status{Pid: p.Pid(), Started: time.Now(), Restarts: h.status.Restarts, Finished: h.status.Finished}
+	h.status = Status{Pid: p.Pid(), Started: time.Now(), Cgroup: p.Cgroup(), Restarts: h.status.Restarts, Finished: h.status.Finished}
 	return h.c.setStatus(h.status)
 }
 
@@ -174,11 +174,15 @@ func (h *Holder) keep(ctx context.Context) error {
 		h.mu.Lock()
 		h.proc = nil
 		h.code = end.Code
-		h.status.Pid, h.status.Finished, h.status.Code = 0, time.Now(), end.Code
+		h.status.Pid, h.status.Finished, h.status.Code, h.status.OOMKilled = 0, time.Now(), end.Code, end.OOMKilled
 		if time.Since(h.status.Started) > 10*time.Second {
 			wait = 100 * time.Millisecond // docker's: it ran well
 		}
-		again := !h.status.Stopped && restarts(h.c.Restart, end.Code, h.status.Restarts)
+		policy := h.c.Restart
+		if now, err := h.c.store.load(h.c.ID); err == nil { // mk update may have been there
+			policy = now.Restart
+		}
+		again := !h.status.Stopped && restarts(policy, end.Code, h.status.Restarts)
 		if again {
 			h.status.Restarts++
 		}
@@ -334,6 +338,7 @@ func (h *Holder) noRestart() {
 func (h *Holder) stop(sig unix.Signal, seconds int) {
 	h.noRestart()
 	h.signal(sig)
+	h.thaw() // a paused container would never know
 	var late <-chan time.Time
 	if seconds >= 0 {
 		late = time.After(time.Duration(seconds) * time.Second)
@@ -343,6 +348,14 @@ func (h *Holder) stop(sig unix.Signal, seconds int) {
 	case <-late:
 		h.signal(unix.SIGKILL)
 		<-h.ended
+	}
+}
+
+func (h *Holder) thaw() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if Frozen(h.status.Cgroup) {
+		Thaw(h.status.Cgroup)
 	}
 }
 
@@ -434,19 +447,19 @@ func (h *Holder) follow(k *Conn, p *Process) {
 			}
 		}
 	}()
-	code := 0
+	last := Reply{Ended: true}
 	if p != nil {
 		end, err := p.Wait()
 		if err != nil {
 			k.Send(Reply{Err: toFailure(err)})
 			return
 		}
-		code = end.Code
+		last.Code = end.Code
 	} else {
 		<-h.ended
-		code = h.code
+		last.Code, last.OOM = h.code, h.status.OOMKilled
 	}
-	k.Send(Reply{Ended: true, Code: code})
+	k.Send(last)
 }
 
 // orphan ends a container whose streams are those of a caller that is gone: nobody else will ever

@@ -42,6 +42,7 @@ type Reply struct {
 	Notices []string `json:",omitempty"`
 	Ended   bool     `json:",omitempty"`
 	Code    int      `json:",omitempty"` // with Ended
+	OOM     bool     `json:",omitempty"` // with Ended: Status.OOMKilled
 	Err     *failure `json:",omitempty"`
 }
 

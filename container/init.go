@@ -23,6 +23,14 @@ func Init([]string) {
 	os.Exit(125)
 }
 
+// Of several threads each has namespaces of its own, and those of pid 1 are those of its first
+// thread. Only before main can it be had for sure.
+func init() {
+	if userns.StageOf(os.Args[0]) == userns.StageInit {
+		runtime.LockOSThread()
+	}
+}
+
 const maxFD = 1<<32 - 1
 
 // run returns only with an error.
@@ -32,9 +40,19 @@ func run() error {
 		return err
 	}
 	if o.Join != nil {
-		return join(o.Spec, o.Join)
+		return join(o.Spec, o.Join, sources)
 	}
 	spec := o.Spec
+	cgroups := -1
+	if spec.Namespaces.Cgroup {
+		// Not by a flag of clone, which would take the cgroup of the parent for the root of it.
+		if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
+			return fmt.Errorf("make a cgroup namespace: %w", err)
+		}
+		if cgroups, err = unix.Open("/proc/thread-self/ns/cgroup", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+			return fmt.Errorf("open the cgroup namespace: %w", err)
+		}
+	}
 
 	// "6" is what the kernel took for a name.
 	if comm, err := os.OpenFile("/proc/self/comm", os.O_WRONLY, 0); err == nil {
@@ -107,7 +125,7 @@ func run() error {
 		return fmt.Errorf("mark descriptors close-on-exec: %w", err)
 	}
 	if spec.Init {
-		return reap(spec, path, denied)
+		return reap(spec, path, denied, cgroups)
 	}
 	runtime.LockOSThread() // to the kernel identity and filters belong to threads
 	if err := become(spec, denied); err != nil {

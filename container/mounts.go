@@ -100,7 +100,10 @@ func makeMount(spec *Spec, m *Mount, source int) (int, error) {
 		return fd, err
 	case Mqueue:
 		return newFS("mqueue", m.attributes())
-	case Cgroup:
+	case Cgroup2:
+		if !spec.Namespaces.Cgroup {
+			return outerTree("/sys/fs/cgroup", m)
+		}
 		return newFS("cgroup2", m.attributes())
 	case Proc:
 		fd, err := newFS("proc", m.attributes())

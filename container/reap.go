@@ -15,8 +15,9 @@ import (
 //
 // One thread alone becomes what the command is to be, and forks; the others keep all
 // capabilities, so that signals reach a command that changed its user, and nothing in the
-// container may trace pid 1.
-func reap(spec *Spec, path string, setgroupsDenied bool) error {
+// container may trace pid 1. cgroups is a descriptor of the cgroup namespace, which only the first
+// thread has; or -1.
+func reap(spec *Spec, path string, setgroupsDenied bool, cgroups int) error {
 	// Not even its environment and descriptors can be read (/proc/1).
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return err
@@ -28,7 +29,13 @@ func reap(spec *Spec, path string, setgroupsDenied bool) error {
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread is good for nothing else
-		err := become(spec, setgroupsDenied)
+		var err error
+		if cgroups >= 0 {
+			err = unix.Setns(cgroups, unix.CLONE_NEWCGROUP)
+		}
+		if err == nil {
+			err = become(spec, setgroupsDenied)
+		}
 		if err == nil {
 			child, err = syscall.ForkExec(path, spec.Args, &syscall.ProcAttr{
 				Env:   spec.Env,

@@ -47,6 +47,7 @@ type Spec struct {
 	Listener func(listener *os.File, pid int, owned []*os.File) (stop func(), err error) `json:"-"`
 
 	Namespaces Namespaces
+	Cgroup     *Cgroup       `json:"-"` // of all processes of the container; nil: that of the caller. Start takes it over
 	Terminal   *Size         // non-nil: a pty of this size in the container's devpts; see Process.Terminal
 	Grace      time.Duration // between SIGTERM and SIGKILL when Start's context ends; 0 is half a second
 }
@@ -66,7 +67,7 @@ type Rlimit struct {
 // Namespaces says which of the optional namespaces are new. Mount, pid, ipc and uts always are.
 type Namespaces struct {
 	Net    bool // with lo up and nothing else; false: the network of stage inside
-	Cgroup bool
+	Cgroup bool // rooted in Spec.Cgroup; false: the one around
 }
 
 // Size of a terminal, in characters.
@@ -74,15 +75,15 @@ type Size struct{ Rows, Cols uint16 }
 
 // The types of Mount.
 const (
-	Bind   = "bind"   // Source, or File, with all that is mounted below it
-	Attach = "attach" // File is a detached mount (fsmount, open_tree); it is moved here, and so used up
-	Tmpfs  = "tmpfs"  // Data: size=64m,mode=1777
-	Proc   = "proc"   // a fresh one; where the kernel refuses, the outer one with a notice
-	Sysfs  = "sysfs"  // a fresh one with Namespaces.Net; else the outer one
-	Dev    = "dev"    // a tmpfs with docker's devices and links
-	Devpts = "devpts" // an instance of its own
-	Mqueue = "mqueue"
-	Cgroup = "cgroup" // cgroup2, of a new cgroup namespace
+	Bind    = "bind"   // Source, or File, with all that is mounted below it
+	Attach  = "attach" // File is a detached mount (fsmount, open_tree); it is moved here, and so used up
+	Tmpfs   = "tmpfs"  // Data: size=64m,mode=1777
+	Proc    = "proc"   // a fresh one; where the kernel refuses, the outer one with a notice
+	Sysfs   = "sysfs"  // a fresh one with Namespaces.Net; else the outer one
+	Dev     = "dev"    // a tmpfs with docker's devices and links
+	Devpts  = "devpts" // an instance of its own
+	Mqueue  = "mqueue"
+	Cgroup2 = "cgroup" // cgroup2: of Namespaces.Cgroup, or else the outer one
 )
 
 // Mount is one line of the mount plan.
@@ -131,10 +132,8 @@ func DefaultSpec(ns Namespaces) *Spec {
 		Seccomp:    filter,
 		Namespaces: ns,
 	}
-	if ns.Cgroup {
-		s.Mounts = append(s.Mounts, Mount{Type: Cgroup, Dest: "/sys/fs/cgroup", ReadOnly: true,
-			NoSuid: true, NoDev: true, NoExec: true, Optional: true})
-	}
+	s.Mounts = append(s.Mounts, Mount{Type: Cgroup2, Dest: "/sys/fs/cgroup", ReadOnly: true,
+		NoSuid: true, NoDev: true, NoExec: true, Optional: true})
 	if ns.Net {
 		// Ports are the container's own: no privilege is needed for the low ones (docker 20.10).
 		s.Sysctls = map[string]string{"net.ipv4.ip_unprivileged_port_start": "0"}
@@ -185,7 +184,7 @@ func (s *Spec) check() error {
 			if m.File == nil {
 				return fail(125, "mount on %s: there is no file to attach", m.Dest)
 			}
-		case Tmpfs, Proc, Sysfs, Dev, Devpts, Mqueue, Cgroup:
+		case Tmpfs, Proc, Sysfs, Dev, Devpts, Mqueue, Cgroup2:
 		default:
 			return fail(125, "mount on %s: unknown type %q", m.Dest, m.Type)
 		}

@@ -23,6 +23,7 @@ const defaultGrace = 500 * time.Millisecond
 // Process is a started container.
 type Process struct {
 	proc     *os.Process
+	main     bool // of Start, and not of Exec
 	terminal *os.File
 	notices  []string
 	stubs    stubs
@@ -50,6 +51,8 @@ func (e *StartError) Unwrap() error { return e.Err }
 type ExitStatus struct {
 	Code   int            // the command's own, or 128+n
 	Signal syscall.Signal // that ended pid 1; with Spec.Init only Code tells
+
+	OOMKilled bool // the memory limit of Spec.Cgroup has killed a process of it
 }
 
 // Start makes the container and returns when its command has been exec'd. root is a detached
@@ -58,6 +61,11 @@ type ExitStatus struct {
 // SIGTERM and, after Spec.Grace, SIGKILL; so does the end of this process. A failure inside the
 // container is a *StartError. Wait must be called.
 func Start(ctx context.Context, spec *Spec, root *os.File, stdio IO) (_ *Process, err error) {
+	defer func() {
+		if err != nil && spec.Cgroup != nil {
+			spec.Cgroup.Remove()
+		}
+	}()
 	if err := spec.check(); err != nil {
 		return nil, err
 	}
@@ -79,12 +87,17 @@ func Start(ctx context.Context, spec *Spec, root *os.File, stdio IO) (_ *Process
 		}
 	}()
 	proc, control, err := spawnInit(spec, root, sources, stdio)
+	if err != nil && spec.Cgroup != nil && spec.Cgroup.spare { // clone3(2) may be filtered
+		spec.Cgroup.Remove()
+		spec.Cgroup = nil
+		proc, control, err = spawnInit(spec, root, sources, stdio)
+	}
 	if err != nil {
 		return nil, err
 	}
 	defer control.Close()
 
-	p := &Process{proc: proc, stubs: stubs, done: make(chan struct{}), spec: spec}
+	p := &Process{proc: proc, main: true, stubs: stubs, done: make(chan struct{}), spec: spec}
 	p.cause = func() error { return context.Cause(ctx) }
 	grace := spec.Grace
 	if grace == 0 {
@@ -96,7 +109,11 @@ func Start(ctx context.Context, spec *Spec, root *os.File, stdio IO) (_ *Process
 			p.owned, sources[i] = append(p.owned, sources[i]), nil
 		}
 	}
-	if err := p.listen(control, spec.Listener, p.owned); err != nil {
+	err = p.listen(control, spec.Listener, p.owned)
+	if err == nil && spec.Cgroup != nil {
+		err = spec.Cgroup.settle(spec.Init)
+	}
+	if err != nil {
 		p.unwatch()
 		p.proc.Kill()
 		p.wait()
@@ -153,8 +170,13 @@ func spawnInit(spec *Spec, root *os.File, sources []*os.File, stdio IO) (_ *os.P
 	if spec.Namespaces.Net {
 		flags |= unix.CLONE_NEWNET
 	}
-	if spec.Namespaces.Cgroup {
-		flags |= unix.CLONE_NEWCGROUP
+	sys := &syscall.SysProcAttr{
+		Cloneflags: flags,
+		Setsid:     true, // not the caller's terminal: nothing can be typed into it (TIOCSTI)
+		Pdeathsig:  unix.SIGKILL,
+	}
+	if spec.Cgroup != nil {
+		sys.UseCgroupFD, sys.CgroupFD = true, int(spec.Cgroup.dir.Fd()) // clone3(2), Linux 5.7
 	}
 	name := userns.InitName
 	if spec.Name != "" {
@@ -164,15 +186,14 @@ func spawnInit(spec *Spec, root *os.File, sources []*os.File, stdio IO) (_ *os.P
 		return os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", selfFD), []string{name}, &os.ProcAttr{
 			Env:   []string{}, // nothing of ours: it would be in the container's /proc/1/environ
 			Files: files,
-			Sys: &syscall.SysProcAttr{
-				Cloneflags: flags,
-				Setsid:     true, // not the caller's terminal: nothing can be typed into it (TIOCSTI)
-				Pdeathsig:  unix.SIGKILL,
-			},
+			Sys:   sys,
 		})
 	})
 	if err != nil {
 		control.Close()
+		if spec.Cgroup != nil {
+			return nil, nil, fmt.Errorf("start in cgroup %s: %w", spec.Cgroup.path, err)
+		}
 		return nil, nil, userns.Explain(userns.OpClone, "", err)
 	}
 	return proc, control, nil
@@ -234,6 +255,10 @@ func (p *Process) end(grace time.Duration) {
 // of that.
 func (p *Process) Wait() (ExitStatus, error) {
 	status, err := p.wait()
+	if g := p.spec.Cgroup; g != nil && p.main {
+		status.OOMKilled = g.OOMKills() > 0
+		err = errors.Join(err, g.Remove())
+	}
 	if !p.unwatch() && err == nil {
 		err = p.cause()
 	}
@@ -265,6 +290,14 @@ func (p *Process) Kill() error { return p.proc.Kill() }
 
 // Pid is the container's pid 1, as stage inside sees it.
 func (p *Process) Pid() int { return p.proc.Pid }
+
+// Cgroup is the path of the container's cgroup, or "".
+func (p *Process) Cgroup() string {
+	if p.spec.Cgroup == nil {
+		return ""
+	}
+	return p.spec.Cgroup.path
+}
 
 // Notices are what the machine did not allow and the container goes without, a sentence each.
 func (p *Process) Notices() []string { return p.notices }

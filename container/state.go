@@ -81,27 +81,33 @@ type Record struct {
 
 // Status is how a container began and ended last.
 type Status struct {
-	Running  bool `json:"-"` // by its lock
-	Pid      int  // of pid 1, as the holder's host sees it; 0 when not running
-	Started  time.Time
-	Finished time.Time
-	Code     int
-	Error    string
-	Restarts int
-	Stopped  bool   // somebody asked for the end
-	Health   string // starting, healthy, unhealthy; "" without a check
+	Running   bool `json:"-"` // by its lock
+	Paused    bool `json:"-"` // by its cgroup
+	Pid       int  // of pid 1, as the holder's host sees it; 0 when not running
+	Started   time.Time
+	Finished  time.Time
+	Code      int
+	Error     string
+	OOMKilled bool   // the memory limit killed a process of it
+	Cgroup    string // its directory; "" when it had none
+	Restarts  int
+	Stopped   bool   // somebody asked for the end
+	Health    string // starting, healthy, unhealthy; "" without a check
 }
 
 // The words for what a container does.
 const (
 	StateCreated = "created"
 	StateRunning = "running"
+	StatePaused  = "paused"
 	StateExited  = "exited"
 )
 
 // State is docker's word.
 func (s Status) State() string {
 	switch {
+	case s.Paused:
+		return StatePaused
 	case s.Running:
 		return StateRunning
 	case s.Started.IsZero() && s.Finished.IsZero():
@@ -468,6 +474,7 @@ func (c *Container) Status() (Status, error) {
 		}
 	}
 	s.Running = running
+	s.Paused = running && s.Pid != 0 && Frozen(s.Cgroup)
 	if !running {
 		if s.Pid != 0 {
 			s.Code, s.Error = killedCode, "its holder was killed"
@@ -497,9 +504,34 @@ func (c *Container) Rename(name string) error {
 	return c.store.dropName(old, c.ID)
 }
 
-// Remove removes the container's directory and name. Its layer must be gone, and the caller holds
+// Amend changes what is written down of a container.
+func (c *Container) Amend(change func(*Record) error) error {
+	unlock, err := c.store.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	now, err := c.store.load(c.ID)
+	if err != nil {
+		return err
+	}
+	if err := change(&now.Record); err != nil {
+		return err
+	}
+	c.Record = now.Record
+	return c.save()
+}
+
+// Remove removes the container's directory and name, and the cgroup that a killed holder left. Its layer must be gone, and the caller holds
 // its change lock, or is its holder.
 func (c *Container) Remove() error {
+	st, err := c.Status()
+	if err != nil {
+		return err
+	}
+	if err := RemoveCgroup(st.Cgroup); err != nil {
+		return err
+	}
 	unlock, err := c.store.lock()
 	if err != nil {
 		return err

@@ -47,6 +47,7 @@ const (
 	OpSetID   Op = "become" // What: "uid 33"
 	OpStore   Op = "keep trees in"
 	OpNotify  Op = "install a seccomp notifier"
+	OpCgroup  Op = "limit" // What: a flag, or the container
 )
 
 var (

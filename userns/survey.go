@@ -1,13 +1,11 @@
 package userns
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -21,7 +19,6 @@ type Report struct {
 	Overlay  error  // a detached overlay with upper and work in the directory given
 	Notifier error  // seccomp user notification, for mode single
 	FastWake error  // … that wakes on the same CPU (Linux 6.6): 3 µs a call in place of 70
-	Cgroup   error  // a cgroup2 directory that we may divide
 	Tun      error  // /dev/net/tun can be opened, for the networks below
 	Pasta    string // path of the program, or ""
 	Slirp    string
@@ -39,7 +36,6 @@ func Survey(in *Inside, dir string) Report {
 	r.Overlay = Explain(OpOverlay, dir, tryOverlay(dir))
 	r.Notifier, r.FastWake = tryNotifier()
 	r.Notifier = Explain(OpNotify, "", r.Notifier)
-	r.Cgroup = tryCgroup()
 	if fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
 		r.Tun = fmt.Errorf("open /dev/net/tun: %w", err)
 	} else {
@@ -110,27 +106,4 @@ func tryNotifier() (notifier, fastWake error) {
 	}()
 	<-done
 	return notifier, fastWake
-}
-
-// tryCgroup looks for the cgroup2 directory of this process and whether children can be made in it.
-func tryCgroup() error {
-	text, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return err
-	}
-	for line := range strings.Lines(string(text)) {
-		path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::")
-		if !ok {
-			continue
-		}
-		dir := filepath.Join("/sys/fs/cgroup", path)
-		if _, err := os.Stat(dir + "/cgroup.controllers"); err != nil {
-			return errors.New("cgroup2 is not what is mounted on /sys/fs/cgroup")
-		}
-		if err := unix.Access(dir, unix.W_OK); err != nil {
-			return fmt.Errorf("%s is not delegated: %w", dir, err)
-		}
-		return nil
-	}
-	return errors.New("there is no cgroup2 hierarchy")
 }

@@ -17,14 +17,14 @@ import (
 
 // stepFlags are the words of mk build that say what RUN steps are given.
 type stepFlags struct {
-	secrets      []string
-	ssh          []string
-	allow        []string
-	devices      []string
-	ulimits      []string
-	shmSize      string
-	cgroupParent string
-	security     []string
+	secrets  []string
+	ssh      []string
+	allow    []string
+	devices  []string
+	ulimits  []string
+	shmSize  string
+	limits   limits
+	security []string
 }
 
 func (f *stepFlags) register(fl *pflag.FlagSet) {
@@ -34,17 +34,17 @@ func (f *stepFlags) register(fl *pflag.FlagSet) {
 	fl.StringArrayVar(&f.ulimits, "ulimit", nil, "limit of RUN steps, as NAME=soft[:hard]")
 	fl.StringVar(&f.shmSize, "shm-size", "", "size of /dev/shm in RUN steps (default: 64m)")
 	fl.StringArrayVar(&f.security, "security-opt", nil, "no-new-privileges[=true|false] (default: true in steps of root)")
-	fl.StringVar(&f.cgroupParent, "cgroup-parent", "", "not to be had: mk build makes no cgroup")
+	f.limits.defineBuild(fl)
 	fl.StringArrayVar(&f.devices, "device", nil, "not to be had: an ordinary user can give steps no device")
 }
 
 // apply adds what the flags say to the sandbox of RUN steps.
 func (f *stepFlags) apply(s *builder.Sandbox) (err error) {
-	switch {
-	case f.cgroupParent != "":
-		return fmt.Errorf("--cgroup-parent %s: mk build makes no cgroup; its steps are in the one that it was started in: "+
-			"systemd-run --user --scope --slice=%[1]s mk build …", f.cgroupParent)
-	case len(f.devices) > 0:
+	if s.Limits, err = f.limits.parse(container.Limits{}); err != nil {
+		return err
+	}
+	s.Parent = f.limits.parent
+	if len(f.devices) > 0 {
 		return fmt.Errorf("--device %s: an ordinary user can give RUN steps no device, and mk reads no CDI specifications", f.devices[0])
 	}
 	for _, name := range f.allow {

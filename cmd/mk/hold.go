@@ -51,6 +51,13 @@ func (a *app) hold(h holding) error {
 	err = c.Hold(context.Background(), container.Run{
 		Client: client, Attach: h.attach, Stdin: h.stdin, Direct: h.direct, Log: true,
 		Start: func(ctx context.Context, stdio container.IO) (p *container.Process, err error) {
+			if now, err := s.containers.Find(c.ID); err == nil && ready { // mk update may have been there
+				var said words
+				if err := json.Unmarshal(now.Words, &said); err != nil {
+					return nil, err
+				}
+				w.Limits = said.Limits
+			}
 			p, stop, err = s.start(ctx, c, &w, layer, stdio)
 			return p, err
 		},

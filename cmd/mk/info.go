@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mk/container"
 	"mk/userns"
 )
 
@@ -37,8 +38,9 @@ func printInfo(s *store, r userns.Report, asJSON bool) error {
 		Err  error
 	}{
 		{"overlay", r.Overlay}, {"seccomp notifier", r.Notifier}, {"fast notifier", r.FastWake},
-		{"cgroup delegation", r.Cgroup}, {"/dev/net/tun", r.Tun},
+		{"/dev/net/tun", r.Tun},
 	}
+	cgroups, cgroupErr := container.Cgroups()
 	if asJSON {
 		doc := map[string]any{
 			"version": version, "root": s.root, "mode": r.Choice.Mode, "reason": r.Choice.Reason,
@@ -52,6 +54,9 @@ func printInfo(s *store, r userns.Report, asJSON bool) error {
 			}
 		}
 		doc["allowed"] = allowed
+		if doc["cgroups"] = cgroups; cgroupErr != nil {
+			doc["cgroups"] = cgroupErr.Error()
+		}
 		enc := json.NewEncoder(os.Stdout)
 		enc.SetIndent("", "  ")
 		return enc.Encode(doc)
@@ -74,6 +79,14 @@ func printInfo(s *store, r userns.Report, asJSON bool) error {
 		if advice := userns.Advice(x.Err); advice != "" {
 			row("", "hint: "+advice)
 		}
+	}
+	if cgroupErr != nil {
+		row("cgroup", "no: "+cgroupErr.Error())
+		if advice := userns.Advice(cgroupErr); advice != "" {
+			row("", "hint: "+advice)
+		}
+	} else {
+		row("cgroup", cgroups.String())
 	}
 	for _, x := range [][2]string{{"pasta", r.Pasta}, {"slirp4netns", r.Slirp}} {
 		if x[1] == "" {

@@ -44,6 +44,7 @@ type containerDocument struct {
 		Ulimits        []string
 		Init           bool
 		ShmSize        string
+		limitsDocument
 	}
 	Mounts []mountDocument
 	Config struct {
@@ -59,6 +60,49 @@ type containerDocument struct {
 	}
 	NetworkSettings struct{ Ports map[string]any }
 	Userns          string // mk's own: the mode of its files
+}
+
+// limitsDocument are docker's names for limits.
+type limitsDocument struct {
+	CgroupnsMode, CgroupParent                                                         string
+	Memory, MemorySwap, MemoryReservation                                              int64
+	NanoCpus, CpuShares                                                                int64
+	CpuPeriod, CpuQuota                                                                int64
+	CpusetCpus, CpusetMems                                                             string
+	PidsLimit, BlkioWeight                                                             int64
+	BlkioDeviceReadBps, BlkioDeviceWriteBps, BlkioDeviceReadIOps, BlkioDeviceWriteIOps []rateDocument
+}
+
+type rateDocument struct {
+	Path string
+	Rate uint64
+}
+
+func describeLimits(w words) limitsDocument {
+	l := w.Limits
+	d := limitsDocument{
+		CgroupnsMode: w.Cgroupns, CgroupParent: w.CgroupParent,
+		Memory: l.Memory, MemorySwap: l.MemorySwap, MemoryReservation: l.Reservation,
+		NanoCpus: int64(l.CPUs * 1e9), CpuShares: l.CPUShares, CpuPeriod: l.CPUPeriod, CpuQuota: l.CPUQuota,
+		CpusetCpus: l.CPUSet, CpusetMems: l.MemSet, PidsLimit: l.Pids, BlkioWeight: l.IOWeight,
+	}
+	if l.Memory > 0 && l.MemorySwap == 0 {
+		d.MemorySwap = 2 * l.Memory
+	}
+	for _, x := range l.IO {
+		for _, rate := range []struct {
+			n    uint64
+			list *[]rateDocument
+		}{
+			{x.ReadBPS, &d.BlkioDeviceReadBps}, {x.WriteBPS, &d.BlkioDeviceWriteBps},
+			{x.ReadIOPS, &d.BlkioDeviceReadIOps}, {x.WriteIOPS, &d.BlkioDeviceWriteIOps},
+		} {
+			if rate.n > 0 {
+				*rate.list = append(*rate.list, rateDocument{x.Device, rate.n})
+			}
+		}
+	}
+	return d
 }
 
 type healthDocument struct{ Status string }
@@ -83,6 +127,7 @@ func describeContainer(c *container.Container) (*containerDocument, error) {
 	}
 	s := &d.State
 	s.Status, s.Running, s.Pid, s.ExitCode, s.Error = st.State(), st.Running, st.Pid, st.Code, st.Error
+	s.Paused, s.OOMKilled = st.Paused, st.OOMKilled
 	s.Restarting = st.Running && st.Pid == 0 && !st.Started.IsZero()
 	s.StartedAt, s.FinishedAt = st.Started.UTC().Format(time.RFC3339Nano), st.Finished.UTC().Format(time.RFC3339Nano)
 	if st.Health != "" {
@@ -92,6 +137,7 @@ func describeContainer(c *container.Container) (*containerDocument, error) {
 	h.NetworkMode, h.RestartPolicy.Name, h.AutoRemove = w.Network, c.Restart, c.AutoRemove
 	h.CapAdd, h.CapDrop, h.ExtraHosts, h.Privileged, h.ReadonlyRootfs = w.CapAdd, w.CapDrop, w.Hosts, w.Privileged, w.ReadOnly
 	h.SecurityOpt, h.Sysctls, h.Ulimits, h.Init, h.ShmSize = w.Security, w.Sysctls, w.Ulimits, w.Init, w.ShmSize
+	h.limitsDocument = describeLimits(w)
 	for _, p := range w.Places {
 		m := mountDocument{Type: p.Type, Source: p.Source, Destination: p.Dest, RW: !p.ReadOnly}
 		if p.Type == "volume" {

@@ -140,6 +140,7 @@ func newRoot(a *app) *cobra.Command {
 		newPull, newPush, newImages, newTag, newRmi, newInspect, newHistory, newSave, newLoad, newImport, newImage, newManifest, newLogin, newLogout,
 		newCreate, newStart, newStop, newKill, newRestart, newRm, newWait, newPs, newLogs, newAttach, newExec, newRename,
 		newDiff, newCommit, newExport, newCp, newTop, newContainer, newVolume,
+		newStats, newUpdate, newPause, newUnpause,
 		newCache, newInfo, newCheck, newPrune, newVersion,
 	} {
 		root.AddCommand(make(a))

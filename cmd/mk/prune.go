@@ -156,6 +156,9 @@ func (s *store) treesOfContainers(all []*container.Container, used map[snapshot.
 		}
 		s.markTree(used, id)
 	}
+	if err := container.SweepCgroups(); err != nil {
+		return err
+	}
 	litter, err := s.containers.Litter()
 	if err != nil {
 		return err

@@ -17,7 +17,7 @@ import (
 
 const psHelp = `List containers, the newest first: those that run or, with --all, every one.
 
---filter takes id, name, label=KEY[=value], status=created|running|exited,
+--filter takes id, name, label=KEY[=value], status=created|running|paused|exited,
 exited=CODE, ancestor=IMAGE, before=CONTAINER, since=CONTAINER and volume=NAME.
 --format is a Go template over .ID .Image .Command .CreatedAt .RunningFor .Status
 .State .Ports .Names .Labels .Mounts .Networks .Size, "table" followed by one, or
@@ -153,13 +153,16 @@ func (v seen) statusText() string {
 	switch v.status.State() {
 	case container.StateCreated:
 		return "Created"
-	case container.StateRunning:
+	case container.StateRunning, container.StatePaused:
 		text := "Up " + strings.TrimSuffix(since(v.status.Started), " ago")
 		if v.status.Pid == 0 {
 			text = "Restarting (" + strconv.Itoa(v.status.Code) + ")"
 		}
 		if v.status.Health != "" {
 			text += " (" + v.status.Health + ")"
+		}
+		if v.status.Paused {
+			text += " (Paused)"
 		}
 		return text
 	}

@@ -118,13 +118,8 @@ func (f *runFlags) define(fl *pflag.FlagSet) {
 
 // check refuses what needs no container to be refused.
 func (f *runFlags) check() error {
-	switch name, limit, _ := strings.Cut(f.restart, ":"); name {
-	case "no", "always", "unless-stopped", "on-failure", "":
-		if _, err := strconv.Atoi(limit); limit != "" && (err != nil || name != "on-failure") {
-			return fmt.Errorf("--restart %s: want on-failure:N with a number", f.restart)
-		}
-	default:
-		return fmt.Errorf("--restart %s: want no, on-failure[:N], always or unless-stopped", f.restart)
+	if err := checkRestart(f.restart); err != nil {
+		return err
 	}
 	if f.rm && f.restart != "no" && f.restart != "" {
 		return errors.New("--rm and --restart: a container that is removed when it ends cannot be started again")
@@ -141,6 +136,17 @@ func (f *runFlags) check() error {
 		return fmt.Errorf("--cidfile %s: the file is there already: remove it, or name another", f.cidfile)
 	}
 	return nil
+}
+
+func checkRestart(policy string) error {
+	switch name, limit, _ := strings.Cut(policy, ":"); name {
+	case "no", "always", "unless-stopped", "on-failure", "":
+		if _, err := strconv.Atoi(limit); limit != "" && (err != nil || name != "on-failure") {
+			return fmt.Errorf("--restart %s: want on-failure:N with a number", policy)
+		}
+		return nil
+	}
+	return fmt.Errorf("--restart %s: want no, on-failure[:N], always or unless-stopped", policy)
 }
 
 // runOutside is mk run in the stage host: inside makes and holds the container, this process is
@@ -327,6 +333,9 @@ func (s *store) start(ctx context.Context, c *container.Container, w *words, lay
 	}
 	if emulate := s.emulate(); emulate != nil {
 		emulate(spec, root)
+	}
+	if spec.Cgroup, err = w.cgroup(c); err != nil {
+		return nil, stop, err
 	}
 	p, err := container.Start(ctx, spec, root, stdio)
 	return p, stop, err

@@ -64,7 +64,7 @@ func (w *security) apply(spec *container.Spec) error {
 		spec.Caps, spec.Seccomp = container.AllCaps, nil
 		spec.Masked, spec.ReadOnly = nil, nil
 		for i := range spec.Mounts {
-			if t := spec.Mounts[i].Type; t == container.Sysfs || t == container.Cgroup {
+			if t := spec.Mounts[i].Type; t == container.Sysfs || t == container.Cgroup2 {
 				spec.Mounts[i].ReadOnly = false
 			}
 		}

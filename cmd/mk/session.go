@@ -158,6 +158,9 @@ func (s *session) run() (status int, err error) {
 		} else {
 			drain(&out)
 		}
+		if e.reply.OOM {
+			fmt.Fprintln(os.Stderr, "mk: the container reached its memory limit, and the kernel killed a process of it")
+		}
 		return e.reply.Code, nil
 	}
 }

@@ -256,6 +256,7 @@ func newContainer(a *app) *cobra.Command {
 	for _, make := range []func(*app) *cobra.Command{
 		newRun, newCreate, newStart, newStop, newKill, newRestart, newRm, newWait, newPs, newLogs, newAttach,
 		newExec, newRename, newDiff, newCommit, newExport, newCp, newTop, newContainerPrune,
+		newStats, newUpdate, newPause, newUnpause,
 	} {
 		sub := make(a)
 		if sub.Name() == "ps" {

@@ -27,6 +27,11 @@ type words struct {
 
 	security
 
+	Limits       container.Limits
+	CgroupParent string
+	Cgroupns     string
+
+	limits  limits
 	volumes []string
 	tmpfs   []string
 	mounts  []string
@@ -55,6 +60,8 @@ func (w *words) define(fl *pflag.FlagSet) {
 	fl.StringArrayVar(&w.CapAdd, "cap-add", nil, "add a capability")
 	fl.StringArrayVar(&w.CapDrop, "cap-drop", nil, "drop a capability")
 	w.security.define(fl)
+	w.limits.define(fl)
+	fl.StringVar(&w.Cgroupns, "cgroupns", "private", "cgroup namespace: private, with the container's own cgroup as its root, or host")
 }
 
 // settle reads the flags that depend on where mk was called.
@@ -70,6 +77,16 @@ func (w *words) settle() error {
 	if _, err := hostLines(w.Hosts); err != nil {
 		return err
 	}
+	switch w.Cgroupns {
+	case "private", "host":
+	default:
+		return fmt.Errorf("--cgroupns %s: want private or host", w.Cgroupns)
+	}
+	var err error
+	if w.Limits, err = w.limits.parse(container.Limits{}); err != nil {
+		return err
+	}
+	w.CgroupParent = w.limits.parent
 	w.Places = nil
 	for _, v := range w.volumes {
 		p, err := parseVolume(v)
@@ -98,7 +115,7 @@ func (w *words) settle() error {
 // spec describes a run of the container in root.
 func (w *words) spec(s *store, c *container.Container, root *os.File) (*container.Spec, error) {
 	var err error
-	spec := container.DefaultSpec(container.Namespaces{Net: w.Network == "none", Cgroup: true})
+	spec := container.DefaultSpec(container.Namespaces{Net: w.Network == "none", Cgroup: w.Cgroupns != "host"})
 	if spec.Caps, err = container.ParseCaps(w.CapAdd, w.CapDrop); err != nil {
 		return nil, err
 	}
@@ -146,6 +163,12 @@ func (w *words) spec(s *store, c *container.Container, root *os.File) (*containe
 		spec.Mounts = append(spec.Mounts, m)
 	}
 	return spec, w.security.apply(spec)
+}
+
+// cgroup makes the cgroup of a run of a container; nil where none is to be had and none was asked for.
+func (w *words) cgroup(c *container.Container) (*container.Cgroup, error) {
+	return container.NewCgroup(container.CgroupWish{
+		Name: c.ID, Parent: w.CgroupParent, Limits: w.Limits, Spare: w.CgroupParent == "" && w.Limits.IsZero()})
 }
 
 // tmpfsOptions leaves of docker's options those that are the file system's own.
