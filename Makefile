@@ -22,9 +22,11 @@ bench: mk ## mk beside floors and peers (bench/README.md)
 	sh .ci/bench
 examples: ## build and run every example
 	$(GO) test -count=1 -run TestExamples -v ./cmd/mk
+verify: ## build every example twice: each has to be the same to the byte
+	MK_TEST_VERIFY=1 $(GO) test -count=1 -run TestExamples -v ./cmd/mk
 clean: ## bin and .cache
 	rm -rf bin .cache
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
 
-.PHONY: mk demo check test test-vm race fuzz lint bench examples clean help
+.PHONY: mk demo check test test-vm race fuzz lint bench examples verify clean help

@@ -33,6 +33,7 @@
 //	remote*.go              caches elsewhere: --cache-from, --cache-to
 //	fetch*.go git*.go       what ADD and contexts get from URLs and git repositories
 //	inputs.go provenance.go what a result was made of, for those who ask
+//	compare.go              two builds of one recipe: what is not the same
 //	scanner.go sbom/        what packages are in it
 //	base.go                 images → snapshots, when a step first needs them
 //	export.go tree.go       Result → image, directory, tar

@@ -128,6 +128,29 @@ func NewPlan(ctx context.Context, r *recipe.Recipe, opt PlanOptions) (*Plan, err
 	return p.plan, nil
 }
 
+// Rename puts a word before the names of the steps of plans in the display, for a
+// second build of the same.
+func Rename(prefix string, plans []*Plan) {
+	renamed := map[*Vertex]*Vertex{}
+	done := map[*Node]bool{} // plans of several platforms share nodes
+	for _, p := range plans {
+		for _, st := range p.Stages {
+			for _, n := range st.Nodes {
+				if done[n] {
+					continue
+				}
+				done[n] = true
+				v := NewVertex(prefix + n.Vertex.Name)
+				v.Pos = n.Vertex.Pos
+				for _, in := range n.Vertex.Inputs {
+					v.Inputs = append(v.Inputs, renamed[in]) // stages come after what they need
+				}
+				renamed[n.Vertex], n.Vertex = v, v
+			}
+		}
+	}
+}
+
 // planner holds what is needed while a plan is made, and only then.
 type planner struct {
 	ctx    context.Context

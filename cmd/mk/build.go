@@ -61,6 +61,7 @@ type buildFlags struct {
 	policy      string // --source-policy-file
 	expect      string // --expect-cached: "*" or a stage's name
 	attest      attestFlags
+	verify      bool
 	cacheFrom   []string
 	cacheTo     []string
 }
@@ -116,6 +117,7 @@ func newBuild(a *app) *cobra.Command {
 	fl.StringVar(&f.expect, "expect-cached", "", "fail when a step (of this stage) had to be executed")
 	fl.Lookup("expect-cached").NoOptDefVal = "*"
 	f.attest.register(fl)
+	fl.BoolVar(&f.verify, "verify", false, "execute every step twice and fail, with the files, where one makes something else the second time")
 	a.usernsFlag(c)
 	return c
 }
@@ -281,27 +283,9 @@ func (b *building) make(ctx context.Context, progress builder.Reporter) error {
 	if err != nil {
 		return err
 	}
-	platforms, err := parsePlatforms(f.platforms)
+	plans, err := b.plans(ctx, opt)
 	if err != nil {
 		return err
-	}
-	var plans []*builder.Plan
-	if len(platforms) > 1 {
-		plans, err = builder.NewPlans(ctx, b.recipe, opt, platforms)
-	} else {
-		var plan *builder.Plan
-		plan, err = builder.NewPlan(ctx, b.recipe, opt)
-		plans = append(plans, plan)
-	}
-	if err != nil {
-		return err
-	}
-	if epoch, given, err := outputEpoch(b.outputs); err != nil {
-		return err
-	} else if given {
-		for _, p := range plans {
-			p.Epoch = epoch
-		}
 	}
 	if err := b.policy.steps(plans); err != nil {
 		return err
@@ -351,6 +335,11 @@ func (b *building) make(ctx context.Context, progress builder.Reporter) error {
 			return builder.ErrNeedsInside
 		}
 	}
+	if f.verify {
+		if err := b.verify(ctx, opt, work, results[:len(plans)]); err != nil {
+			return err
+		}
+	}
 	out := &built{building: b, work: work, results: results[:len(plans)], scanned: results[len(plans):]}
 	if out.index, err = b.wantsIndex(len(plans)); err != nil {
 		return err
@@ -387,12 +376,41 @@ func (b *building) make(ctx context.Context, progress builder.Reporter) error {
 	return nil
 }
 
+// plans makes a plan for each platform.
+func (b *building) plans(ctx context.Context, opt builder.PlanOptions) ([]*builder.Plan, error) {
+	platforms, err := parsePlatforms(b.flags.platforms)
+	if err != nil {
+		return nil, err
+	}
+	var plans []*builder.Plan
+	if len(platforms) > 1 {
+		plans, err = builder.NewPlans(ctx, b.recipe, opt, platforms)
+	} else {
+		var plan *builder.Plan
+		plan, err = builder.NewPlan(ctx, b.recipe, opt)
+		plans = append(plans, plan)
+	}
+	if err != nil {
+		return nil, err
+	}
+	epoch, given, err := outputEpoch(b.outputs)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range plans {
+		if given {
+			p.Epoch = epoch
+		}
+	}
+	return plans, nil
+}
+
 // options gathers what the command line says to a plan.
 func (b *building) options(ctx context.Context, progress builder.Reporter) (builder.PlanOptions, error) {
 	f := b.flags
 	opt := builder.PlanOptions{
 		Target: f.target, Args: b.args, Context: b.context,
-		NoCache: f.noCache, NoCacheStages: f.noCacheOf,
+		NoCache: f.noCache || f.verify, NoCacheStages: f.noCacheOf,
 		Contexts: map[string]builder.Tree{},
 	}
 	var err error

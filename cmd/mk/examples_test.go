@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,9 +10,11 @@ import (
 )
 
 // TestExamples builds every directory of examples/ as its README says, runs it, and
-// wants what its file expected has.
+// wants what its file expected has. With MK_TEST_VERIFY it is built twice, and has to be
+// the same to the byte (make verify).
 func TestExamples(t *testing.T) {
 	requireMode(t)
+	verify := os.Getenv("MK_TEST_VERIFY") != ""
 	registry := sharedRegistry(t)
 	home, err := os.MkdirTemp("", "mk-examples-")
 	if err != nil {
@@ -27,6 +30,9 @@ func TestExamples(t *testing.T) {
 		cmd := exec.Command(mkBinary(t), args...)
 		cmd.Env = append(os.Environ(), "HOME="+home, "MK_ROOT="+filepath.Join(home, "mk"), "XDG_RUNTIME_DIR="+home,
 			"MK_REGISTRY_MIRRORS=docker.io=http://"+registry)
+		if verify {
+			cmd.Env = append(cmd.Env, "SOURCE_DATE_EPOCH=1700000000")
+		}
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
 		out, err := cmd.Output()
@@ -50,7 +56,7 @@ func TestExamples(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			mk(t, "build", "-t", name, "-f", filepath.Join(dir, "Recipe"), context)
+			mk(t, "build", fmt.Sprintf("--verify=%t", verify), "-t", name, "-f", filepath.Join(dir, "Recipe"), context)
 			if got := mk(t, "run", "--rm", name); got != string(want) {
 				t.Errorf("it printed\n%swant\n%s", got, want)
 			}
