@@ -297,7 +297,7 @@ func (e *engine) make(ctx context.Context, n *Node, m *made) error {
 				return err
 			}
 			if e.before(ctx, m, facts(content)) {
-				e.Records.SetLast(e.place(n), m.text.String())
+				e.setLast(n, m.text)
 				e.Progress.Cached(n.Vertex)
 				return nil
 			}
@@ -339,7 +339,7 @@ func (e *engine) make(ctx context.Context, n *Node, m *made) error {
 		}
 		text := facts(content)
 		m.text = text
-		if err := e.Records.SetLast(e.place(n), text.String()); err != nil {
+		if err := e.setLast(n, text); err != nil {
 			return err
 		}
 		return e.Records.Put(text, snap.ID(), m.digests, m.at)

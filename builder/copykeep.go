@@ -68,7 +68,7 @@ func (c *copyStep) lastLayer(draft *snapshot.Draft) (*Selection, *snapshot.Snaps
 	if !ok || p.from.Files == nil || p.sel == nil || len(p.sel.roots) != 1 || p.sel.roots[0].entry.dir == nil {
 		return nil, nil, ""
 	}
-	before := c.Records.Last(c.place(c.node))
+	before, _ := c.last(c.node)
 	rec, err := c.Records.Get(hashKey(before))
 	if err != nil {
 		return nil, nil, ""

@@ -3,6 +3,7 @@ package builder
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -21,7 +22,7 @@ func (e *engine) explain(n *Node, now *KeyText) string {
 	if n.NoCache {
 		return "asked for by --no-cache"
 	}
-	before := e.Records.Last(e.place(n))
+	before, base := e.last(n)
 	if before == "" {
 		return "first build of this step"
 	}
@@ -29,11 +30,18 @@ func (e *engine) explain(n *Node, now *KeyText) string {
 	if before == after {
 		return "what it made is gone from the store"
 	}
+	if kindOfStep(before) != kindOfStep(after) {
+		return "another instruction was in its place"
+	}
 	var reasons []string
 	gone, come := difference(before, after)
 	for _, line := range come {
 		kind, rest, _ := strings.Cut(line, " ")
 		was := take(&gone, kind, rest)
+		if kind == "parent" && n.Parent.Image != nil {
+			reasons = append(reasons, changedBase(base, baseDigest(n)))
+			continue
+		}
 		reasons = append(reasons, e.reason(kind, was, rest))
 	}
 	for _, line := range gone {
@@ -41,6 +49,60 @@ func (e *engine) explain(n *Node, now *KeyText) string {
 		reasons = append(reasons, e.reason(kind, rest, ""))
 	}
 	return strings.Join(reasons, "; ")
+}
+
+// kindOfStep is the word that a key's own facts begin with: run, copy, workdir.
+func kindOfStep(text string) string {
+	facts, _ := stepFacts(text)
+	if len(facts) == 0 {
+		return ""
+	}
+	kind, _, _ := strings.Cut(facts[0], " ")
+	return kind
+}
+
+// setLast keeps a step's key for the next build, and beside it the base image that the step
+// runs on, of which the key says only what is in it.
+func (e *engine) setLast(n *Node, text *KeyText) error {
+	s := text.String()
+	if d := baseDigest(n); d != "" {
+		s += "base " + d + "\n"
+	}
+	return e.Records.SetLast(e.place(n), s)
+}
+
+// last gives what setLast kept; "" is none.
+func (e *engine) last(n *Node) (text, base string) {
+	text = e.Records.Last(e.place(n))
+	if i := strings.LastIndex(text, "\nbase "); i >= 0 {
+		text, base = text[:i+1], strings.TrimSpace(text[i+len("\nbase "):])
+	}
+	return text, base
+}
+
+func baseDigest(n *Node) string {
+	if n.Parent.Image == nil {
+		return ""
+	}
+	return n.Parent.Image.Target().Digest.String()
+}
+
+func changedBase(was, now string) string {
+	switch {
+	case was == "":
+		return "the base image is " + short(now) + " now"
+	case now == was: // its layers are the same in another form
+		return "the base image changed"
+	}
+	return fmt.Sprintf("the base image: %s -> %s", short(was), short(now))
+}
+
+// short is as much of a digest as people compare.
+func short(d string) string {
+	if i := strings.Index(d, ":"); i >= 0 && len(d) > i+13 {
+		return d[:i+13]
+	}
+	return d
 }
 
 // difference gives the lines that only one of two key texts has, in order.
@@ -66,11 +128,11 @@ func difference(before, after string) (gone, come []string) {
 }
 
 // take removes from gone the line that a new one replaces: of the same kind, and
-// for variables of the same name.
+// for variables of the same name, for mounts of the same place.
 func take(gone *[]string, kind, now string) string {
 	for i, l := range *gone {
 		k, was, _ := strings.Cut(l, " ")
-		if k != kind || kind == "env" && variable(was) != variable(now) {
+		if k != kind || kind == "env" && variable(was) != variable(now) || kind == "mount" && mounted(was) != mounted(now) {
 			continue
 		}
 		*gone = append((*gone)[:i:i], (*gone)[i+1:]...)
@@ -86,6 +148,55 @@ func variable(quoted string) string {
 	}
 	name, _, _ := strings.Cut(kv, "=")
 	return name
+}
+
+// mounted is where a mount is: the second word of its line.
+func mounted(line string) string {
+	_, rest := cutWord(line)
+	target, _ := cutWord(rest)
+	if u, err := strconv.Unquote(target); err == nil {
+		return u
+	}
+	return target
+}
+
+// changedMount names the files of a mount that changed, if nothing else of it did.
+func (e *engine) changedMount(was, now string) (string, bool) {
+	var differ [2][]string
+	words := [2][]string{quotedWords(was), quotedWords(now)}
+	for i := range words {
+		for _, w := range words[i] {
+			if !slices.Contains(words[1-i], w) {
+				differ[i] = append(differ[i], w)
+			}
+		}
+	}
+	if len(differ[0]) != 1 || len(differ[1]) != 1 {
+		return "", false
+	}
+	before, ok1 := strings.CutPrefix(differ[0][0], "shows=")
+	after, ok2 := strings.CutPrefix(differ[1][0], "shows=")
+	if !ok1 || !ok2 {
+		return "", false
+	}
+	before, beforeTop, _ := strings.Cut(before, " ")
+	after, afterTop, _ := strings.Cut(after, " ")
+	if before == after {
+		return fmt.Sprintf("mount %s: its own mode or owner: %s -> %s", mounted(now), beforeTop, afterTop), true
+	}
+	return fmt.Sprintf("mount %s: %s", mounted(now), e.changedFiles(strconv.Quote(before), strconv.Quote(after))), true
+}
+
+func quotedWords(line string) (words []string) {
+	for line != "" {
+		var w string
+		w, line = cutWord(line)
+		if u, err := strconv.Unquote(w); err == nil {
+			w = u
+		}
+		words = append(words, w)
+	}
+	return words
 }
 
 // reason words one difference; was or now is "" where the fact is new or gone.
@@ -106,6 +217,16 @@ func (e *engine) reason(kind, was, now string) string {
 		return fmt.Sprintf("variable %s: %s -> %s", name, valueOf(was), valueOf(now))
 	case "run":
 		return "the command changed"
+	case "mount":
+		switch {
+		case was == "":
+			return "mount " + mounted(now) + " is new"
+		case now == "":
+			return "mount " + mounted(was) + " is gone"
+		}
+		if text, ok := e.changedMount(was, now); ok {
+			return text
+		}
 	case "mk":
 		return "another version of mk's cache format"
 	}

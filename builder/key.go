@@ -87,7 +87,8 @@ type Record struct {
 //
 //	keys/<mode>/k/<key>      one Record
 //	keys/<mode>/s/<step>     the keys under which this step ran, newest last
-//	keys/<mode>/p/<place>    the key that the step at this place of this recipe had last
+//	keys/<mode>/p/<place>    the key that the step at this place of this recipe had last, and
+//	                         a line "base <digest>" if it runs on a base image as it is
 //	keys/<mode>/f/<digest>   the listing of files behind a "files" line of a key
 //	keys/<mode>/m/<question> the digest of files picked from an immutable tree
 //
@@ -185,13 +186,13 @@ func (r *Records) StepKeys(step Key) []Key {
 	return keys
 }
 
-// SetLast remembers the key that the step at a place of a recipe had, for the
-// next build to explain itself by.
+// SetLast remembers what the step at a place of a recipe had, for the next build
+// to explain itself by.
 func (r *Records) SetLast(place, text string) error {
 	return r.write("p", string(hashKey(place)), []byte(text))
 }
 
-// Last returns the key text that the step at that place had, or "".
+// Last returns what SetLast kept, or "".
 func (r *Records) Last(place string) string {
 	b, _ := os.ReadFile(filepath.Join(r.dir, "p", string(hashKey(place))))
 	return string(b)
