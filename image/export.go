@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -54,6 +55,38 @@ func (s *Store) Export(ctx context.Context, d v1.Descriptor, sink Sink, opts Wri
 		return v1.Descriptor{}, fmt.Errorf("image %s: %w", d.Digest, err)
 	}
 	return out, nil
+}
+
+// Rewrite gives an image or index the form that the options want, as blobs of the store itself.
+func (s *Store) Rewrite(ctx context.Context, d v1.Descriptor, opts WriteOptions) (v1.Descriptor, error) {
+	out, err := s.Export(ctx, d, ownSink{s}, opts)
+	out.Annotations = d.Annotations // of its place in an index or a layout
+	return out, err
+}
+
+// ownSink is the store as a Sink.
+type ownSink struct{ store *Store }
+
+func (o ownSink) Has(_ context.Context, d v1.Descriptor) (bool, error) { return o.store.Has(d) }
+
+func (o ownSink) Blob(ctx context.Context, d v1.Descriptor, open func(context.Context) (io.ReadCloser, error)) (v1.Descriptor, error) {
+	rc, err := open(ctx)
+	if err != nil {
+		return d, err
+	}
+	defer rc.Close()
+	var expect *v1.Descriptor
+	if d.Digest != "" {
+		expect = &d
+	}
+	got, err := o.store.Put(ctx, rc, expect)
+	d.Digest, d.Size = got.Digest, got.Size
+	return d, err
+}
+
+func (o ownSink) Manifest(ctx context.Context, d v1.Descriptor, raw []byte) error {
+	_, err := o.store.Put(ctx, bytes.NewReader(raw), &d)
+	return err
 }
 
 type exporter struct {

@@ -217,8 +217,14 @@ func outputEpoch(outputs []output) (epoch *time.Time, given bool, err error) {
 	return &t, true, err
 }
 
+// compressed says whether the output names a form for its layers. Without one, layers that go
+// into mk's store stay as they were built, and are compressed on their way out.
+func (o output) compressed() bool { return o.opts.Compression != "" || o.opts.ForceCompression }
+
 // needsInside says whether the output reads trees.
-func (o output) needsInside() bool { return o.push || o.kind != "image" && o.kind != "cacheonly" }
+func (o output) needsInside() bool {
+	return o.push || o.compressed() || o.kind != "image" && o.kind != "cacheonly"
+}
 
 // title names an output as buildx does.
 func (o output) title() string {

@@ -122,6 +122,13 @@ func (b *built) send(ctx context.Context, progress builder.Reporter, v *builder.
 	store := b.store.images
 	switch o.kind {
 	case "image":
+		if o.compressed() {
+			var err error
+			if d, err = store.Rewrite(ctx, d, o.opts); err != nil {
+				return d, err
+			}
+			images = namesOf(d, o.tags)
+		}
 		progress.Status(v, "exporting manifest "+d.Digest.String(), 0, 0)
 		for _, t := range images {
 			if err := store.Tag(t.Name, t.Descriptor); err != nil {

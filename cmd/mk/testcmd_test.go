@@ -39,6 +39,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"mutate":  cmdMutate,
 
 	"distribution": cmdDistribution,
+	"validate":     cmdValidate,
 }
 
 // mk ARG...
