@@ -37,6 +37,11 @@ type Sink interface {
 	Manifest(ctx context.Context, d v1.Descriptor, raw []byte) error
 }
 
+// Mounter is a Sink that may get a blob from elsewhere than the store; ok tells whether it did.
+type Mounter interface {
+	Mount(ctx context.Context, d v1.Descriptor) (ok bool, err error)
+}
+
 // Export sends an image or index to a sink and returns what it became there:
 // the same descriptor, unless layers took another form. Of an index of which only
 // one platform is in the store, that image is sent, as docker does; of one of
@@ -327,6 +332,13 @@ func (e exporter) layer(ctx context.Context, l Layer) (v1.Descriptor, error) {
 				return l.Descriptor, err
 			} else if ok {
 				return known.Descriptor, nil
+			}
+			if m, can := e.sink.(Mounter); can { // cheaper than compressing it again
+				if ok, err := m.Mount(ctx, known.Descriptor); err != nil {
+					return l.Descriptor, err
+				} else if ok {
+					return known.Descriptor, nil
+				}
 			}
 			if ok, err := e.store.Has(known.Descriptor); err == nil && ok {
 				return known.Descriptor, e.asIs(ctx, known.Descriptor)

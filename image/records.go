@@ -59,6 +59,15 @@ func (s *Store) addCompressed(diffID digest.Digest, c compressed) error {
 	return s.appendRecord("compressed", diffID, fmt.Sprintf("%s %s %s %d", c.MediaType, c.level, c.Digest, c.Size))
 }
 
+// CompressedForms returns what a layer was compressed to or came as, the first known first.
+func (s *Store) CompressedForms(diffID digest.Digest) []v1.Descriptor {
+	var out []v1.Descriptor
+	for _, c := range s.compressedForms(diffID) {
+		out = append(out, c.Descriptor)
+	}
+	return out
+}
+
 // compressedForms returns the recorded forms of a layer, the first recorded first.
 func (s *Store) compressedForms(diffID digest.Digest) []compressed {
 	var out []compressed

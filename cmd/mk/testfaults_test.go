@@ -99,11 +99,12 @@ type fault struct {
 	elsewhere string         // URL of the host that redirect sends to
 }
 
-// times counts the requests for a URL, from 0.
+// times counts the requests for a URL, from 0. Uploads have a new one each time and count as one.
 func (f *fault) times(r *http.Request) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	key := r.Method + " " + r.URL.RequestURI()
+	uri, _, _ := strings.Cut(r.URL.RequestURI(), "/uploads/")
+	key := r.Method + " " + uri
 	f.seen[key]++
 	return f.seen[key] - 1
 }

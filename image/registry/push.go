@@ -73,9 +73,11 @@ func (c *Client) mountable(ctx context.Context, store *image.Store, d v1.Descrip
 			continue // an artifact, or one that is not here: nothing is mounted
 		}
 		for _, l := range im.Layers() {
-			for _, from := range sameRegistry(store, l.Descriptor.Digest, ref) {
-				if !slices.Contains(out, from) && len(out) < 4 {
-					out = append(out, from)
+			for _, d := range append(store.CompressedForms(l.DiffID), l.Descriptor) {
+				for _, from := range sameRegistry(store, d.Digest, ref) {
+					if !slices.Contains(out, from) && len(out) < 4 {
+						out = append(out, from)
+					}
 				}
 			}
 		}
@@ -111,7 +113,10 @@ type pusher struct {
 	raw     []byte
 }
 
-var _ image.Sink = (*pusher)(nil)
+var (
+	_ image.Sink    = (*pusher)(nil)
+	_ image.Mounter = (*pusher)(nil)
+)
 
 // Has asks the repository. One that refuses to say is sent the blob: credentials may be for pushing
 // only, and where they are not, the answer to an upload has the registry's message and that to a HEAD has none.
@@ -162,6 +167,25 @@ func (p *pusher) Blob(ctx context.Context, d v1.Descriptor, open func(context.Co
 		return nil
 	})
 	return out, err
+}
+
+// Mount has a blob mounted that the store need not have, if another repository of the registry is known to have it.
+func (p *pusher) Mount(ctx context.Context, d v1.Descriptor) (bool, error) {
+	if len(sameRegistry(p.store, d.Digest, p.ref)) == 0 {
+		return false, nil
+	}
+	upload, mounted, err := p.begin(ctx, d)
+	if err != nil {
+		return false, nil //nolint:nilerr // sending it will say what is wrong, if something is
+	}
+	if mounted {
+		p.arrived(d, Mounted)
+		return true, nil
+	}
+	if resp, err := p.session.once(ctx, request{method: http.MethodDelete, url: upload.String()}, http.StatusNoContent, http.StatusAccepted); err == nil {
+		resp.Body.Close()
+	} // else the registry forgets an upload that nothing comes of by itself
+	return false, nil
 }
 
 // begin opens an upload, unless the registry can mount the blob from where it is known to be.
