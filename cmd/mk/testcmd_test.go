@@ -40,6 +40,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 
 	"distribution": cmdDistribution,
 	"validate":     cmdValidate,
+	"hostile":      cmdHostile,
 }
 
 // mk ARG...
