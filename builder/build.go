@@ -25,8 +25,9 @@ type Builder struct {
 	Records  *Records
 	Fetched  *Fetched // what ADD gets from URLs and git repositories
 	Progress Reporter
-	Sandbox  Sandbox // what RUN steps get besides their tree
-	Jobs     int     // RUN and COPY steps at work at once; 0: one a processor, at least four
+	Sandbox  Sandbox       // what RUN steps get besides their tree
+	CacheTTL time.Duration // records of older steps are not used; 0: of any age
+	Jobs     int           // RUN and COPY steps at work at once; 0: one a processor, at least four
 
 	// Inside says that this process may mount, chown and run: it is in the
 	// namespaces. Outside, a build that needs more than records ends with
@@ -505,6 +506,9 @@ func (e *engine) tree(ctx context.Context, t Tree) (*snapshot.Snapshot, error) {
 
 // usable says whether a record's snapshot is still there.
 func (e *engine) usable(rec *Record) bool {
+	if e.CacheTTL > 0 && time.Since(rec.Made) > e.CacheTTL {
+		return false
+	}
 	_, err := e.Trees.Get(rec.Snapshot)
 	return err == nil
 }

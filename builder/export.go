@@ -48,6 +48,9 @@ func (b *Builder) Store(ctx context.Context, r *Result, opts image.PutOptions) (
 			return ocispec.Descriptor{}, err
 		}
 	}
+	if r.Plan.OmitHistory {
+		config.History = nil
+	}
 	return b.Images.PutImage(ctx, config, layers, opts)
 }
 

@@ -24,6 +24,8 @@ type Plan struct {
 	Stages   []*Stage // those that the target needs, each after what it needs
 	Target   *Stage
 	Epoch    *time.Time // SOURCE_DATE_EPOCH: times in the image are no newer
+
+	OmitHistory bool // the image has none
 }
 
 // Stage is one FROM of the plan with everything evaluated that needs no file:
@@ -82,6 +84,10 @@ type PlanOptions struct {
 	Context       *Files          // the main one; nil: COPY from it is refused
 	NoCache       bool
 	NoCacheStages []string
+	Env           []string // NAME=value, that stages start with beside their image's
+	UnsetEnv      []string // names that the image is not to have
+	UnsetLabels   []string
+	OmitHistory   bool
 	// Epoch tells what a SOURCE_DATE_EPOCH that is no number stands for: the time of the
 	// context of this name ("context" is the main one), or of what a stage fetches.
 	// Nil time: none, and no error. Nil function: only numbers are times.
@@ -107,7 +113,7 @@ func NewPlan(ctx context.Context, r *recipe.Recipe, opt PlanOptions) (*Plan, err
 	p := &planner{
 		ctx:   ctx,
 		opt:   opt,
-		plan:  &Plan{Recipe: r, Platform: target},
+		plan:  &Plan{Recipe: r, Platform: target, OmitHistory: opt.OmitHistory},
 		build: build,
 		done:  map[*recipe.Stage]*Stage{},
 		bases: map[string]*baseResult{},
@@ -303,7 +309,12 @@ func (p *planner) from(s *Stage, open []*recipe.Stage) ([]recipe.Step, error) {
 	}
 	s.Image.Config.OnBuild = nil
 	if s.scope == nil {
-		s.scope = p.global.Scope(s.Image.Config.Env)
+		env := slices.Clone(s.Image.Config.Env)
+		for _, kv := range p.opt.Env {
+			name, value, _ := strings.Cut(kv, "=")
+			env = setEnv(env, name, value)
+		}
+		s.scope = p.global.Scope(env)
 	}
 	s.Image.Config.Env = s.scope.Env()
 	return p.triggers(s, triggers)
@@ -476,12 +487,18 @@ func (p *planner) prefetch(target *recipe.Stage) {
 // finish completes the target's config: labels of the command line, platform.
 func (p *planner) finish() {
 	t := p.plan.Target
-	if len(p.opt.Labels) > 0 {
+	if len(p.opt.Labels)+len(p.opt.UnsetLabels) > 0 {
 		t.Image.Config.Labels = maps.Clone(t.Image.Config.Labels)
 		if t.Image.Config.Labels == nil {
 			t.Image.Config.Labels = map[string]string{}
 		}
 		maps.Copy(t.Image.Config.Labels, p.opt.Labels)
+	}
+	for _, name := range p.opt.UnsetLabels {
+		delete(t.Image.Config.Labels, name)
+	}
+	for _, name := range p.opt.UnsetEnv {
+		t.Image.Config.Env = slices.DeleteFunc(slices.Clone(t.Image.Config.Env), func(kv string) bool { return strings.HasPrefix(kv, name+"=") })
 	}
 	if p.opt.Platform != nil {
 		t.Image.Platform = p.plan.Platform

@@ -31,6 +31,9 @@ type Sandbox struct {
 	NewPrivs *bool              // whether set-user-ID programs may raise a step; nil: one that is not root's (see newPrivs)
 	Dir      string             // an empty directory, mounted over in this process's own namespace
 
+	Caps    container.CapSet  // of steps that are not insecure
+	Volumes []container.Mount // directories of the host in every step; a key has their place and not what is in them
+
 	Insecure bool // --allow security.insecure: steps may ask for it
 	HostNet  bool // --allow network.host: steps may ask for it although Network is none
 
@@ -144,6 +147,12 @@ func (r *runStep) describe(t *KeyText) {
 	if s.ShmSize > 0 {
 		t.Add("shm", strconv.FormatInt(s.ShmSize, 10))
 	}
+	if s.Caps != container.DefaultCaps {
+		t.Add("caps", fmt.Sprintf("%#x", uint64(s.Caps)))
+	}
+	for _, m := range s.Volumes {
+		t.Add("volume", m.Source, m.Dest, strconv.FormatBool(m.ReadOnly))
+	}
 	for _, l := range s.Rlimits {
 		t.Add("limit", fmt.Sprintf("%d=%d:%d", l.Resource, l.Soft, l.Hard))
 	}
@@ -234,7 +243,13 @@ func (r *runStep) spec(root *os.File) (*container.Spec, error) {
 	spec.NoNewPrivs = !r.newPrivs(user)
 	if r.step.Security == "insecure" {
 		unconfine(spec)
+	} else if r.Sandbox.Caps != spec.Caps {
+		spec.Caps = r.Sandbox.Caps
+		if spec.Seccomp, err = container.DefaultFilter(spec.Caps); err != nil {
+			return nil, err
+		}
 	}
+	spec.Mounts = append(spec.Mounts, r.Sandbox.Volumes...)
 	spec.Name = n.Vertex.Name
 	spec.Args = n.Args
 	spec.Env = slices.Clone(n.Env)

@@ -55,6 +55,7 @@ type buildFlags struct {
 	plan        bool
 	explain     bool
 	steps       stepFlags
+	podman      podmanFlags
 	check       bool
 	call        string
 	debug       bool
@@ -68,14 +69,20 @@ type buildFlags struct {
 
 func newBuild(a *app) *cobra.Command {
 	var f buildFlags
+	var refused *error
 	c := &cobra.Command{
 		Use:   "build [flags] CONTEXT",
 		Short: "Build an image from a recipe",
 		Long:  buildHelp,
-		Args:  cobra.ExactArgs(1),
+		Args: func(c *cobra.Command, args []string) error {
+			if *refused != nil {
+				return *refused
+			}
+			return oneContext(args)
+		},
 		RunE: func(c *cobra.Command, args []string) error {
-			if c.Flags().Changed("no-cache-filter") && len(f.noCacheOf) == 0 {
-				f.noCache = true // of no stage in particular
+			if err := f.spellOut(c.Flags().Changed); err != nil {
+				return reportBuild(nil, err)
 			}
 			src, err := a.build(c.Context(), &f, args[0])
 			return reportBuild(src, err)
@@ -118,8 +125,23 @@ func newBuild(a *app) *cobra.Command {
 	fl.Lookup("expect-cached").NoOptDefVal = "*"
 	f.attest.register(fl)
 	fl.BoolVar(&f.verify, "verify", false, "execute every step twice and fail, with the files, where one makes something else the second time")
+	f.podman.register(fl)
 	a.usernsFlag(c)
+	refused = registerElsewhere(fl)
 	return c
+}
+
+// errNoContext says what mk build wants, and the hint how it is mostly written.
+var errNoContext = errors.New("mk build requires 1 argument, the context: a directory, a URL, or - for standard input")
+
+func oneContext(args []string) error {
+	switch len(args) {
+	case 0:
+		return errNoContext
+	case 1:
+		return nil
+	}
+	return fmt.Errorf("mk build requires 1 argument, the context, and got %d: %s", len(args), strings.Join(args, " "))
 }
 
 func envOr(name, otherwise string) string {
@@ -153,7 +175,7 @@ func (a *app) build(ctx context.Context, f *buildFlags, contextArg string) (*rec
 		if src, err = readRecipe(f.file, contextArg); err != nil {
 			return nil, err
 		}
-		if files, err = openContext(contextArg, src.path); err != nil {
+		if files, err = openContext(contextArg, src.path, f.podman.ignoreFile); err != nil {
 			return src, err
 		}
 		defer files.Root.Close()
@@ -168,7 +190,7 @@ func (a *app) build(ctx context.Context, f *buildFlags, contextArg string) (*rec
 	}
 
 	b := &building{app: a, flags: f, store: s, src: src, context: files, contextArg: contextArg, outputs: outputs, attest: attest, started: time.Now().UTC(), id: buildID()}
-	b.fetch = &fetcher{store: s, inside: a.stage == userns.StageInside}
+	b.fetch = &fetcher{store: s, inside: a.stage == userns.StageInside, ignoreFile: f.podman.ignoreFile}
 	defer b.fetch.Close()
 	err = b.run(ctx)
 	if errors.Is(err, builder.ErrNeedsInside) && a.stage == userns.StageHost {
@@ -255,6 +277,9 @@ func (b *building) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if from := f.podman.from; from != "" {
+		b.recipe.Stages[0].Base = from
+	}
 	return b.make(ctx, progress)
 }
 
@@ -321,6 +346,9 @@ func (b *building) make(ctx context.Context, progress builder.Reporter) error {
 		return err
 	}
 	results, err := work.Build(ctx, slices.Concat(plans, scans)...)
+	if err == nil && f.podman.squashAll {
+		err = work.Squash(ctx, results)
+	}
 	if f.explain && !errors.Is(err, builder.ErrNeedsInside) {
 		why.print(os.Stderr)
 	}
@@ -431,6 +459,9 @@ func (b *building) options(ctx context.Context, progress builder.Reporter) (buil
 	if err := f.registry.apply(b.store.client, ""); err != nil {
 		return opt, err
 	}
+	if err := f.podman.apply(&opt); err != nil {
+		return opt, err
+	}
 	opt.Epoch = func(ctx context.Context, word string) (*time.Time, error) { return b.epoch(ctx, opt, word) }
 	if b.policy, err = readPolicy(f.policy); err != nil {
 		return opt, err
@@ -484,7 +515,7 @@ func (b *building) builder(progress builder.Reporter) (*builder.Builder, error) 
 	return &builder.Builder{
 		Images: b.store.images, Trees: b.store.trees, Records: b.store.records, Fetched: fetched,
 		Progress: progress, Sandbox: sandbox,
-		Jobs: f.jobs, Inside: b.stage == userns.StageInside, Emulate: b.store.emulate(),
+		Jobs: f.jobs, CacheTTL: f.podman.cacheTTL, Inside: b.stage == userns.StageInside, Emulate: b.store.emulate(),
 		Notice: func(text string) { fmt.Fprintln(os.Stderr, "mk: notice:", text) },
 	}, nil
 }

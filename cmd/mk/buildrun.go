@@ -25,6 +25,9 @@ type stepFlags struct {
 	shmSize  string
 	limits   limits
 	security []string
+	capAdd   []string
+	capDrop  []string
+	volumes  []string
 }
 
 func (f *stepFlags) register(fl *pflag.FlagSet) {
@@ -35,6 +38,9 @@ func (f *stepFlags) register(fl *pflag.FlagSet) {
 	fl.StringVar(&f.shmSize, "shm-size", "", "size of /dev/shm in RUN steps (default: 64m)")
 	fl.StringArrayVar(&f.security, "security-opt", nil, "no-new-privileges[=true|false] (default: true in steps of root)")
 	f.limits.defineBuild(fl)
+	fl.StringSliceVar(&f.capAdd, "cap-add", nil, "capability that RUN steps have beside docker's fourteen")
+	fl.StringSliceVar(&f.capDrop, "cap-drop", nil, "capability that RUN steps do not have")
+	fl.StringArrayVarP(&f.volumes, "volume", "v", nil, "bind mount in RUN steps, as HOST:CONTAINER[:ro]; no part of their keys")
 	fl.StringArrayVar(&f.devices, "device", nil, "not to be had: an ordinary user can give steps no device")
 }
 
@@ -82,6 +88,19 @@ func (f *stepFlags) apply(s *builder.Sandbox) (err error) {
 		}
 		allow := !deny
 		s.NewPrivs = &allow
+	}
+	if s.Caps, err = container.ParseCaps(f.capAdd, f.capDrop); err != nil {
+		return err
+	}
+	for _, word := range f.volumes {
+		p, err := parseVolume(word)
+		if err != nil {
+			return err
+		}
+		if p.Type != container.Bind {
+			return fmt.Errorf("--volume %s: want HOST:CONTAINER[:ro]: a step has no volumes, but RUN --mount=type=cache", word)
+		}
+		s.Volumes = append(s.Volumes, container.Mount{Type: container.Bind, Source: p.Source, Dest: p.Dest, ReadOnly: p.ReadOnly})
 	}
 	if s.Secrets, err = parseSecrets(f.secrets); err != nil {
 		return err

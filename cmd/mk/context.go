@@ -70,13 +70,14 @@ func cutAny(s, chars string) (before, rest string) {
 
 // fetcher brings what is elsewhere. Close lets go of it.
 type fetcher struct {
-	store    *store
-	inside   bool
-	policy   *sourcePolicy
-	auth     func(host string) string // of git repositories
-	progress builder.Reporter
-	got      map[string]content // by address: builds of several platforms ask again
-	open     []io.Closer
+	store      *store
+	inside     bool
+	policy     *sourcePolicy
+	ignoreFile string                   // --ignorefile, of the main context
+	auth       func(host string) string // of git repositories
+	progress   builder.Reporter
+	got        map[string]content // by address: builds of several platforms ask again
+	open       []io.Closer
 }
 
 func (f *fetcher) Close() error {
@@ -250,7 +251,7 @@ func (f *fetcher) source(ctx context.Context, file, arg string) (*recipeFile, *b
 		src, err = recipeIn(got.files, file)
 	}
 	if err == nil && got.files == nil {
-		if got.files, err = openContext(arg, src.path); err == nil {
+		if got.files, err = openContext(arg, src.path, f.ignoreFile); err == nil {
 			got.files.Cache = f.store.statCache(arg)
 			f.open = append(f.open, got.files.Root)
 		}

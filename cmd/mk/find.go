@@ -211,7 +211,7 @@ func (f *finder) context(ctx context.Context, value string, platform *ocispec.Pl
 	if scheme, _, ok := strings.Cut(value, "://"); ok && !exists(value) {
 		return builder.Tree{}, fmt.Errorf("%s:// is not supported: want a directory, docker-image://, oci-layout://, a git repository or the address of an archive", scheme)
 	}
-	files, err := openContext(value, "")
+	files, err := openContext(value, "", "")
 	if err != nil {
 		return builder.Tree{}, err
 	}

@@ -17,6 +17,8 @@ func hint(err error) string {
 		return advice
 	}
 	switch {
+	case errors.Is(err, errNoContext):
+		return "for the current directory: mk build ."
 	case errors.Is(err, userns.ErrNoEmulator):
 		return "install an emulator: apt-get install qemu-user-static"
 	case errors.Is(err, unix.ENOSPC):

@@ -71,6 +71,9 @@ func parseOutputs(f *buildFlags) ([]output, error) {
 	}
 	for i := range outputs {
 		o := &outputs[i]
+		if f.podman.format == "docker" {
+			o.opts.Docker = true
+		}
 		o.tags = slices.Concat(f.tags, o.tags)
 		o.notes = slices.Concat(given, o.notes)
 		for _, t := range o.tags {

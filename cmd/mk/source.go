@@ -121,8 +121,9 @@ func exists(path string) bool {
 // openContext opens a directory that COPY takes from, with the ignore file that
 // goes with the recipe: <recipe>.dockerignore beside it, else .dockerignore in
 // the directory. mk's own store is never part of a context: a build changes it
-// while it reads. The caller closes Root.
-func openContext(dir string, recipePath string) (*builder.Files, error) {
+// while it reads. ignoreFile, if it is not "", takes the place of both. The caller
+// closes Root.
+func openContext(dir, recipePath, ignoreFile string) (*builder.Files, error) {
 	root, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		if errors.Is(err, unix.ENOTDIR) {
@@ -135,9 +136,12 @@ func openContext(dir string, recipePath string) (*builder.Files, error) {
 	if recipePath != "" {
 		candidates = append([]string{recipePath + ".dockerignore"}, candidates...)
 	}
+	if ignoreFile != "" {
+		candidates = []string{ignoreFile}
+	}
 	for _, path := range candidates {
 		text, err := os.ReadFile(path)
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) && ignoreFile == "" {
 			continue
 		}
 		if err == nil {
@@ -148,7 +152,7 @@ func openContext(dir string, recipePath string) (*builder.Files, error) {
 		}
 		if err != nil {
 			root.Close()
-			return nil, fmt.Errorf("read %s: %w", path, err)
+			return nil, fmt.Errorf("read ignore file %s: %w", path, err)
 		}
 		break
 	}
