@@ -167,13 +167,25 @@ func (g *git) run(ctx context.Context, dir string, args ...string) (string, erro
 	}
 	if err != nil {
 		said := strings.TrimSpace(complaint.String())
-		if i := strings.Index(said, "fatal: "); i >= 0 {
-			said = said[i+len("fatal: "):]
+		if before, fatal, ok := strings.Cut(said, "fatal: "); ok {
+			said = fatal
+			if before = strings.TrimSpace(before); before != "" && strings.HasPrefix(fatal, "Could not read from remote") {
+				said = before // ssh said why, git only that
+			}
+		}
+		if strings.Contains(said, "Host key verification failed") {
+			return "", fmt.Errorf("git %s: %w", args[0], &UnknownHostError{Redact(said)})
 		}
 		return "", fmt.Errorf("git %s: %s", args[0], Redact(strings.ReplaceAll(said, "\n", "; ")))
 	}
 	return out.String(), nil
 }
+
+// UnknownHostError is a server of ssh that is not among the user's known hosts, in ssh's
+// words.
+type UnknownHostError struct{ said string }
+
+func (e *UnknownHostError) Error() string { return strings.Join(strings.Fields(e.said), " ") }
 
 // sshCommand is how git calls ssh. The keys are the agent's, the known hosts those
 // of the user: ssh itself would look for both in the home of root, whom we are

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mk/builder"
 	"mk/image"
 	"mk/image/registry"
 	"mk/userns"
@@ -16,7 +17,10 @@ func hint(err error) string {
 	if advice := userns.Advice(err); advice != "" {
 		return advice
 	}
+	var stranger *builder.UnknownHostError
 	switch {
+	case errors.As(err, &stranger):
+		return "ask the server's owner for its key; then, for github.com: ssh-keyscan github.com >> ~/.ssh/known_hosts"
 	case errors.Is(err, errNoContext):
 		return "for the current directory: mk build ."
 	case errors.Is(err, userns.ErrNoEmulator):
