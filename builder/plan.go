@@ -466,17 +466,37 @@ func (p *planner) prefetch(target *recipe.Stage) {
 		if err != nil {
 			return // stage reports it, with its line
 		}
-		_, replaced := p.named(rs.Name, platform)
+		if _, replaced := p.named(rs.Name, platform); replaced {
+			return // nothing of it is built
+		}
 		_, given := p.named(base, platform)
 		if b, ok := p.plan.Recipe.BaseStage(rs, base); ok {
 			visit(b)
-		} else if base != "scratch" && !replaced && !given {
+		} else if base != "scratch" && !given {
 			p.fetch(base, platform)
 		}
+		// What steps take files from: a stage, nil where it is an image or a context.
+		source := func(name string, rs *recipe.Stage, err error) {
+			if err != nil || name == "" || name == "scratch" {
+				return
+			}
+			if _, given := p.named(name, p.plan.Platform); given {
+				return
+			}
+			if rs == nil {
+				p.fetch(name, p.plan.Platform)
+			}
+			visit(rs)
+		}
 		for _, step := range rs.Steps {
-			if c, ok := step.(*recipe.Copy); ok && c.From != "" {
-				if src, err := p.plan.Recipe.CopySource(rs, c.From); err == nil {
-					visit(src)
+			switch st := step.(type) {
+			case *recipe.Copy:
+				from, err := p.plan.Recipe.CopySource(rs, st.From)
+				source(st.From, from, err)
+			case *recipe.Run:
+				for _, m := range st.Mounts {
+					from, err := p.plan.Recipe.MountSource(rs, m.From, m.Target)
+					source(m.From, from, err)
 				}
 			}
 		}

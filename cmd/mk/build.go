@@ -220,6 +220,7 @@ type building struct {
 	names      imageNames
 	policy     *sourcePolicy
 	warnings   []recipe.Warning
+	notices    []string // for the user, at the end
 	display    display
 }
 
@@ -253,6 +254,11 @@ func (b *building) run(ctx context.Context) (err error) {
 			b.display.Warn(b.src, b.warnings, f.debug)
 		}
 		b.display.Close()
+		if !again && !f.quiet {
+			for _, text := range b.notices {
+				fmt.Fprintln(os.Stderr, "mk: notice:", text)
+			}
+		}
 	}()
 	b.fetch.progress = progress
 	if b.fetch.policy, err = readPolicy(f.policy); err != nil {
@@ -277,10 +283,27 @@ func (b *building) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	b.noticeSyntax(progress)
 	if from := f.podman.from; from != "" {
 		b.recipe.Stages[0].Base = from
 	}
 	return b.make(ctx, progress)
+}
+
+// noticeSyntax says that the frontend which "# syntax=" or BUILDKIT_SYNTAX names is not
+// fetched: one of docker's is what mk reads itself; what another would do is not done.
+func (b *building) noticeSyntax(progress builder.Reporter) {
+	name := b.recipe.Syntax
+	if arg := b.args["BUILDKIT_SYNTAX"]; arg != "" {
+		name = arg
+	}
+	switch repo, tag, _ := strings.Cut(strings.TrimPrefix(name, "docker.io/"), ":"); {
+	case name == "" || name == "dockerfile.v0":
+	case (repo == "docker/dockerfile" || repo == "docker/dockerfile-upstream") && !strings.Contains(tag, "labs"):
+		progress.Task("[internal] syntax "+name+" is built in: nothing is fetched", func(*builder.Vertex) error { return nil })
+	default:
+		b.notices = append(b.notices, fmt.Sprintf("# syntax=%s is not fetched: the recipe is read as docker/dockerfile:1 would", name))
+	}
 }
 
 const definitionTitle = "[internal] load build definition from "
