@@ -14,14 +14,15 @@ type database struct {
 	r      io.ReaderAt
 	page   int64 // bytes
 	usable int64 // of each page
-	pages  int   // read so far: a file cannot make this go round for ever
+	budget int64 // bytes that may still be read: a file cannot make this go round for ever
+	seen   int   // rows
 }
 
 var errDatabase = errors.New("damaged SQLite database")
 
 const (
-	maxPages = 1 << 20
-	maxRow   = 64 << 20
+	maxRows = 1 << 20
+	maxRow  = 64 << 20 // bytes
 )
 
 func openDatabase(r io.ReaderAt) (*database, error) {
@@ -29,7 +30,7 @@ func openDatabase(r io.ReaderAt) (*database, error) {
 	if _, err := r.ReadAt(head, 0); err != nil || string(head[:16]) != "SQLite format 3\x00" {
 		return nil, errDatabase
 	}
-	d := &database{r: r, page: int64(binary.BigEndian.Uint16(head[16:]))}
+	d := &database{r: r, page: int64(binary.BigEndian.Uint16(head[16:])), budget: maxDatabase}
 	if d.page == 1 {
 		d.page = 1 << 16
 	}
@@ -63,7 +64,7 @@ func (d *database) rows(table string, f func(row []any) error) error {
 }
 
 func (d *database) read(page int64) ([]byte, error) {
-	if d.pages++; page < 1 || d.pages > maxPages {
+	if d.budget -= d.page; page < 1 || d.budget < 0 {
 		return nil, errDatabase
 	}
 	b := make([]byte, d.page)
@@ -145,6 +146,9 @@ func (d *database) leaf(b []byte, cell int, f func(row []any) error) error {
 			row = append(row, more[4:4+min(d.usable-4, size-int64(len(row)))]...)
 			next = int64(binary.BigEndian.Uint32(more))
 		}
+	}
+	if d.seen++; d.seen > maxRows {
+		return fmt.Errorf("more than %d rows", maxRows)
 	}
 	values, err := record(row)
 	if err != nil {
