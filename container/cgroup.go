@@ -126,7 +126,8 @@ func lockCgroup(path string) (*os.File, error) {
 // Path is the directory.
 func (g *Cgroup) Path() string { return g.path }
 
-// settle sets what had to be larger until the command was executed.
+// settle sets what had to be larger until now: init has made the container, and what is left is to
+// execute the command.
 func (g *Cgroup) settle(init bool) error {
 	l := g.limits
 	if init && l.Pids > 0 {

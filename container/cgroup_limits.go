@@ -54,7 +54,8 @@ type setting struct {
 }
 
 // While init makes the container, it is a Go program with threads of its own, and pages of what it
-// reads; afterwards nothing of it is left. Until then no limit is smaller than these.
+// reads; once the command is executed, nothing of it is left. Until just before, no limit is
+// smaller than these.
 const (
 	startMemory = 64 << 20
 	startPids   = 64

@@ -44,22 +44,21 @@ func findBranch(parent string, need []string, spare bool) (*branch, error) {
 	if parent != "" && !slice {
 		return parentBranch(mount, parent, need)
 	}
-	b := nearestBranch(mount, own)
-	if b != nil && !slice && (spare || !systemdHas(mount, own)) {
-		if spare && b.crowded || spare && systemdHas(mount, own) {
-			return nil, errors.New("nothing is given without a price")
-		}
+	unit, systemds := systemdUnit(mount, own)
+	b := nearestBranch(unit, own)
+	switch {
+	case spare && (b == nil || b.crowded || systemds):
+		return nil, errors.New("nothing is given without a price")
+	case b != nil && !systemds && !slice:
 		return b, nil
-	}
-	if spare {
-		return nil, errors.New("nothing is given")
 	}
 	asked := askSystemd(parent)
 	if asked == nil {
 		if mount, own, err = ownCgroup(); err != nil {
 			return nil, err
 		}
-		b = nearestBranch(mount, own)
+		unit, _ = systemdUnit(mount, own)
+		b = nearestBranch(unit, own)
 	}
 	if b != nil && (!slice || asked == nil) {
 		return b, nil
@@ -100,10 +99,10 @@ func ownCgroup() (mount, own string, err error) {
 		"start the container around mk with a cgroup namespace of its own: --cgroupns private")
 }
 
-// nearestBranch is the nearest directory above this process that was given to its user, or else
-// its own; nil when there is none.
-func nearestBranch(mount, own string) *branch {
-	for dir := own; dir != mount; {
+// nearestBranch is the nearest directory above this process that was given to its user, up to top,
+// or else its own; nil when there is none.
+func nearestBranch(top, own string) *branch {
+	for dir := own; dir != top; {
 		dir = filepath.Dir(dir)
 		if given(dir) {
 			return &branch{dir: dir, crowded: crowded(dir)}
@@ -235,8 +234,9 @@ func Cgroups() (*CgroupState, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := nearestBranch(mount, own)
-	if b != nil && !systemdHas(mount, own) {
+	unit, systemds := systemdUnit(mount, own)
+	b := nearestBranch(unit, own)
+	if b != nil && !systemds {
 		return &CgroupState{Dir: b.dir, Controllers: strings.Fields(readCgroup(b.dir, "cgroup.controllers"))}, nil
 	}
 	bus, err := systemdBus()

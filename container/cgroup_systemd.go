@@ -22,22 +22,26 @@ import (
 // systemdWait is how long systemd may take; it needs milliseconds.
 const systemdWait = 10 * time.Second
 
-// systemdHas tells whether the directory of this process is kept by systemd, and not by its unit.
-func systemdHas(mount, own string) bool {
+// systemdUnit gives the top of what this process' unit may divide, where there is systemd and the
+// unit was given it; else the top of all, and whether that is systemd's to divide.
+func systemdUnit(mount, own string) (top string, systemds bool) {
 	if _, err := os.Stat("/run/systemd/system"); err != nil {
-		return false
+		return mount, false
 	}
 	for dir := own; len(dir) > len(mount); dir = filepath.Dir(dir) {
 		name := filepath.Base(dir)
 		var yes [1]byte // systemd 251 and later mark what they delegate
 		if n, err := unix.Getxattr(dir, "user.delegate", yes[:]); err == nil && n == 1 && yes[0] == '1' {
-			return strings.HasPrefix(name, "user@") // given to a manager, which is systemd too
+			if strings.HasPrefix(name, "user@") { // given to a manager, which is systemd too
+				return mount, true
+			}
+			return dir, false
 		}
 		if strings.HasPrefix(name, scopePrefix) && strings.HasSuffix(name, ".scope") {
-			return false
+			return dir, false
 		}
 	}
-	return true
+	return mount, true
 }
 
 const scopePrefix = "mk-"

@@ -120,6 +120,15 @@ func run() error {
 		giveStreams(spec.User)
 	}
 
+	if o.Await {
+		if err := send(packet{Ready: true}, -1); err != nil {
+			return err
+		}
+		if n, err := unix.Read(controlFD, make([]byte, 1)); err != nil || n != 1 {
+			return fmt.Errorf("wait for the limits: %w", err)
+		}
+	}
+
 	// Whatever is open beyond the standard streams ends at the exec (CVE-2024-21626).
 	if err := unix.CloseRange(3, maxFD, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("mark descriptors close-on-exec: %w", err)

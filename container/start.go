@@ -110,9 +110,6 @@ func Start(ctx context.Context, spec *Spec, root *os.File, stdio IO) (_ *Process
 		}
 	}
 	err = p.listen(control, spec.Listener, p.owned)
-	if err == nil && spec.Cgroup != nil {
-		err = spec.Cgroup.settle(spec.Init)
-	}
 	if err != nil {
 		p.unwatch()
 		p.proc.Kill()
@@ -127,7 +124,7 @@ func Start(ctx context.Context, spec *Spec, root *os.File, stdio IO) (_ *Process
 
 // spawnInit clones stage init into the namespaces of spec.
 func spawnInit(spec *Spec, root *os.File, sources []*os.File, stdio IO) (_ *os.Process, control *os.File, err error) {
-	o := orders{Spec: spec, Sources: make([]bool, len(sources))}
+	o := orders{Spec: spec, Sources: make([]bool, len(sources)), Await: spec.Cgroup != nil && !spec.Cgroup.limits.IsZero()}
 	for i, f := range sources {
 		o.Sources[i] = f != nil
 	}
@@ -230,6 +227,13 @@ func (p *Process) listen(control *os.File, listener func(*os.File, int, []*os.Fi
 			return packet.Failure.startError()
 		case packet.Terminal:
 			p.terminal = file
+		case packet.Ready:
+			if err := p.spec.Cgroup.settle(p.spec.Init); err != nil {
+				return err
+			}
+			if _, err := control.Write([]byte{1}); err != nil {
+				return fmt.Errorf("answer init: %w", err)
+			}
 		case packet.Listener:
 			if p.stopListener, err = listener(file, p.Pid(), owned); err != nil {
 				return err

@@ -14,7 +14,7 @@ import (
 // How Start and init talk. Init finds its descriptors at fixed numbers:
 //
 //	3  orders   a memfd with one orders value
-//	4  control  a socket of packets, from init to Start only
+//	4  control  a socket of packets, from init to Start; one byte goes the other way
 //	5  root     the detached mount that becomes the root
 //	6  self     the read-only mk that init runs from
 //	7… sources  of the mounts that have one, in the order of Spec.Mounts
@@ -24,6 +24,7 @@ import (
 //	{notice}             the machine did not allow something that the container can go without
 //	{terminal} + fd      the master of its pty
 //	{listener} + fd      the listener of Spec.Notify; from now on its calls wait for an answer
+//	{ready}              all but the end of the way; if orders.Await, it waits for a byte from Start
 //	{failure}            why it could not become the container
 //	end of file          execve worked: control is close-on-exec
 const (
@@ -39,6 +40,7 @@ type orders struct {
 	Spec    *Spec
 	Sources []bool // whether Spec.Mounts[i] has a descriptor
 	Join    *Exec  `json:",omitempty"` // not a container, but a command in one
+	Await   bool   `json:",omitempty"` // say ready, and wait: limits are to be set
 }
 
 // packet is one message of init.
@@ -46,6 +48,7 @@ type packet struct {
 	Notice   string   `json:",omitempty"`
 	Terminal bool     `json:",omitempty"` // comes with a descriptor
 	Listener bool     `json:",omitempty"` // comes with a descriptor
+	Ready    bool     `json:",omitempty"` // waits for one byte
 	Failure  *failure `json:",omitempty"`
 }
 

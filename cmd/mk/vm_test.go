@@ -67,7 +67,7 @@ func TestVM(t *testing.T) {
 	cmd := exec.CommandContext(ctx, qemu, "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1536",
 		"-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot",
 		"-kernel", filepath.Join(kernel, "vmlinuz"), "-initrd", initrd,
-		"-append", "console=ttyS0 quiet panic=-1 rdinit=/init mitigations=off mk.tests="+os.Getenv("MK_TEST_VM_ONLY"),
+		"-append", "console=ttyS0 quiet panic=-1 rdinit=/init mitigations=off no_timer_check mk.tests="+os.Getenv("MK_TEST_VM_ONLY"),
 		"-drive", "file="+disk+",if=none,id=disk,format=raw,cache=unsafe", "-device", "virtio-blk-pci,drive=disk")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
