@@ -29,6 +29,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"faulty":  cmdFaulty,
 	"tree":    cmdTree,
 	"layers":  cmdLayers,
+	"same":    cmdSame,
 	"config":  cmdConfig,
 	"damaged": cmdDamaged,
 	"setattr": cmdSetattr,
