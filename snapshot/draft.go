@@ -153,9 +153,11 @@ func (d *Draft) commit() (*Snapshot, error) {
 			return nil, err
 		}
 	}
-	if d.mounts > 0 { // a step ran: what it removed, and what overlay copied up
+	told := d.owners.Paths() // by Apply or COPY; of what a step left, the marks tell
+	if d.mounts > 0 {        // a step ran: what it removed, and what overlay copied up
 		err := pruneOwners(d.Upper(), d.owners)
 		if err == nil {
+			told = d.owners.Paths()
 			err = inheritOwners(d.Upper(), parent, d.owners, d.store.remember)
 		}
 		if err != nil {
@@ -163,7 +165,7 @@ func (d *Draft) commit() (*Snapshot, error) {
 		}
 	}
 	if d.store.remember {
-		if err := MarkOwners(d.Upper(), d.owners); err != nil {
+		if err := markPaths(d.Upper(), d.owners, told); err != nil {
 			return nil, fmt.Errorf("owners: %w", err)
 		}
 	}

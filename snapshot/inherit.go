@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"bytes"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -160,6 +161,17 @@ type heir struct {
 	marks  bool
 }
 
+// attrs lists the attributes of the file at path, a symlink itself; nil, false: they are too many. Most
+// files have none, which is soon told.
+func attrs(path string) (list []byte, ok bool) {
+	var b [512]byte
+	n, err := unix.Llistxattr(path, b[:])
+	if err == unix.ERANGE {
+		return nil, false
+	}
+	return b[:max(n, 0)], true
+}
+
 // take enters the file called p, name in dir; copied: it was the parent's; link: it is a symlink.
 func (h *heir) take(dir int, name, p string, copied, link bool) error {
 	if _, ok := h.table.lookup(p); ok {
@@ -174,14 +186,19 @@ func (h *heir) take(dir int, name, p string, copied, link bool) error {
 		}
 	}
 	if h.marks {
-		mark, marked := ReadMark(procName(dir, name), true)
+		path := procName(dir, name)
+		mark, marked := Owner{}, false
+		list, whole := attrs(path)
+		if !whole || len(list) > 0 {
+			mark, marked = ReadMark(path, true)
+		}
 		mark.Xattrs = maps.Clone(o.Xattrs)
 		for _, a := range markedAttrs {
 			delete(mark.Xattrs, a)
-			if link {
+			if link || whole && !bytes.Contains(list, []byte(markExtra)) {
 				continue
 			}
-			if value := ReadMarkedAttr(procName(dir, name), a); value != nil {
+			if value := ReadMarkedAttr(path, a); value != nil {
 				if mark.Xattrs == nil {
 					mark.Xattrs = make(map[string]string)
 				}

@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"strconv"
@@ -36,26 +37,105 @@ const (
 	markMagic = 0x6d6b_6f77 // "mkow": capabilities that no kernel has
 )
 
-// ReadMark reads the owner kept with the file at path, as the calling thread sees path; link: not
-// following a symlink at its end. Most files have none, and are found to have none by a getxattr
-// and a stat, 2 µs; the other attribute, 3 µs to ask for, is asked of those only that could have it.
-func ReadMark(path string, link bool) (o Owner, ok bool) {
-	get, flags := unix.Getxattr, 0
-	if link {
-		get, flags = unix.Lgetxattr, unix.AT_SYMLINK_NOFOLLOW
+// attributed is a file whose attributes are read and written: by path, or by descriptor where there
+// is no path.
+type attributed struct {
+	path string
+	link bool // of path: a symlink itself
+	fd   int
+}
+
+func (f attributed) list(b []byte) (int, error) {
+	switch {
+	case f.path == "":
+		return unix.Flistxattr(f.fd, b)
+	case f.link:
+		return unix.Llistxattr(f.path, b)
 	}
-	var b [64]byte
-	n, err := get(path, markAttr, b[:])
-	if err == nil {
-		return parseMark(string(b[:n]))
-	} else if err != unix.ENODATA {
+	return unix.Listxattr(f.path, b)
+}
+
+func (f attributed) get(name string, b []byte) (int, error) {
+	switch {
+	case f.path == "":
+		return unix.Fgetxattr(f.fd, name, b)
+	case f.link:
+		return unix.Lgetxattr(f.path, name, b)
+	}
+	return unix.Getxattr(f.path, name, b)
+}
+
+func (f attributed) set(name string, value []byte) error {
+	switch {
+	case f.path == "":
+		return unix.Fsetxattr(f.fd, name, value, 0)
+	case f.link:
+		return unix.Lsetxattr(f.path, name, value, 0)
+	}
+	return unix.Setxattr(f.path, name, value, 0)
+}
+
+func (f attributed) remove(name string) error {
+	switch {
+	case f.path == "":
+		return unix.Fremovexattr(f.fd, name)
+	case f.link:
+		return unix.Lremovexattr(f.path, name)
+	}
+	return unix.Removexattr(f.path, name)
+}
+
+func (f attributed) stat(st *unix.Stat_t) error {
+	switch {
+	case f.path == "":
+		return unix.Fstat(f.fd, st)
+	case f.link:
+		return unix.Lstat(f.path, st)
+	}
+	return unix.Stat(f.path, st)
+}
+
+// ReadMark reads the owner kept with the file at path, as the calling thread sees path; link: not
+// following a symlink at its end. Most files have no attributes at all, and one listxattr tells so.
+func ReadMark(path string, link bool) (o Owner, ok bool) {
+	return attributed{path: path, link: link}.mark()
+}
+
+// ReadMarkOf is ReadMark for an open file, which is not O_PATH.
+func ReadMarkOf(fd int) (o Owner, ok bool) { return attributed{fd: fd}.mark() }
+
+func (f attributed) mark() (o Owner, ok bool) {
+	var b [256]byte
+	n, err := f.list(b[:])
+	if err != nil && err != unix.ERANGE {
 		return o, false
+	}
+	has := func(name string) bool {
+		if err != nil {
+			return true // too many to be listed: ask
+		}
+		for rest := b[:n]; len(rest) > 0; {
+			i := bytes.IndexByte(rest, 0)
+			if string(rest[:i]) == name {
+				return true
+			}
+			rest = rest[i+1:]
+		}
+		return false
+	}
+	owner, capability := has(markAttr), has(capAttr)
+	if owner {
+		if n, err := f.get(markAttr, b[:]); err == nil {
+			return parseMark(string(b[:n]))
+		} else if err != unix.ENODATA {
+			return o, false
+		}
 	}
 	var st unix.Stat_t
-	if unix.Fstatat(unix.AT_FDCWD, path, &st, flags) != nil || !isCapMarked(&st) {
+	if !capability || f.stat(&st) != nil || !isCapMarked(&st) {
 		return o, false
 	}
-	if n, err = get(path, capAttr, b[:]); err != nil || !isCapMark(string(b[:n])) {
+	if n, err = f.get(capAttr, b[:]); err != nil || !isCapMark(string(b[:n])) {
 		return o, false
 	}
 	return Owner{UID: binary.LittleEndian.Uint32(b[4:]), GID: binary.LittleEndian.Uint32(b[12:])}, true
@@ -128,15 +208,18 @@ func isCapMarked(st *unix.Stat_t) bool {
 // WriteMark keeps the owner with the file; that of root is kept by keeping nothing. Xattrs are not
 // kept. The error is the kernel's.
 func WriteMark(path string, link bool, o Owner) error {
-	stat, set, remove := unix.Stat, unix.Setxattr, unix.Removexattr
-	if link {
-		stat, set, remove = unix.Lstat, unix.Lsetxattr, unix.Lremovexattr
-	}
+	return attributed{path: path, link: link}.keep(o)
+}
+
+// WriteMarkOf is WriteMark for an open file, which is not O_PATH.
+func WriteMarkOf(fd int, o Owner) error { return attributed{fd: fd}.keep(o) }
+
+func (f attributed) keep(o Owner) error {
 	if o.UID == 0 && o.GID == 0 && o.Mode == 0 {
-		err := remove(path, markAttr)
+		err := f.remove(markAttr)
 		if err == unix.EPERM { // neither regular nor a directory
-			if _, marked := ReadMark(path, link); marked {
-				return remove(path, capAttr)
+			if _, marked := f.mark(); marked {
+				return f.remove(capAttr)
 			}
 			return nil
 		}
@@ -146,7 +229,7 @@ func WriteMark(path string, link bool, o Owner) error {
 		return err
 	}
 	var st unix.Stat_t
-	if err := stat(path, &st); err != nil {
+	if err := f.stat(&st); err != nil {
 		return err
 	}
 	if isCapMarked(&st) {
@@ -154,16 +237,17 @@ func WriteMark(path string, link bool, o Owner) error {
 		for _, w := range []uint32{capV2, o.UID, markMagic, o.GID, markMagic} {
 			value = binary.LittleEndian.AppendUint32(value, w)
 		}
-		return set(path, capAttr, value, 0)
+		return f.set(capAttr, value)
 	}
-	value := fmt.Appendf(nil, "%d:%d", o.UID, o.GID)
+	var b [64]byte
+	value := fmt.Appendf(b[:0], "%d:%d", o.UID, o.GID)
 	switch o.Mode {
 	case unix.S_IFCHR:
 		value = fmt.Appendf(value, " c %d:%d", unix.Major(o.Rdev), unix.Minor(o.Rdev))
 	case unix.S_IFBLK:
 		value = fmt.Appendf(value, " b %d:%d", unix.Major(o.Rdev), unix.Minor(o.Rdev))
 	}
-	return set(path, markAttr, value, 0)
+	return f.set(markAttr, value)
 }
 
 func parseMark(s string) (o Owner, ok bool) {
@@ -199,13 +283,15 @@ func isCapMark(value string) bool {
 }
 
 // MarkOwners marks the files below the directory upper that the table says something of.
-func MarkOwners(upper string, t *Owners) error {
+func MarkOwners(upper string, t *Owners) error { return markPaths(upper, t, t.Paths()) }
+
+func markPaths(upper string, t *Owners, paths []string) error {
 	root, err := openAt(unix.AT_FDCWD, upper, oDir, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(root)
-	for _, p := range t.Paths() {
+	for _, p := range paths {
 		o, _ := t.lookup(p)
 		dir, name := splitPath(p)
 		fd := root

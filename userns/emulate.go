@@ -31,6 +31,10 @@ type Keeper interface {
 	Owner(path string, link bool) (Owner, bool)
 	SetOwner(path string, link bool, o Owner) error
 
+	// The same for an open file, which is not O_PATH: a sixth of the time.
+	OwnerOf(fd int) (Owner, bool)
+	SetOwnerOf(fd int, o Owner) error
+
 	// The same for an attribute that the kernel refuses; a value of nil is none.
 	Attr(path, name string) []byte
 	SetAttr(path, name string, value []byte) error
@@ -203,6 +207,7 @@ type tracer struct {
 	n        notif
 	text     [unix.PathMax]byte
 	path     []byte
+	pidfds   map[uint32]int // of callers: see borrow
 }
 
 // join enters the mounts of the container with this thread.
@@ -301,6 +306,7 @@ func (t *tracer) close() {
 	unix.Close(t.home)
 	unix.Close(t.proc)
 	unix.Close(t.root)
+	t.forgetCallers()
 }
 
 // answer decides on the call in t.n.

@@ -135,6 +135,55 @@ func (t *tracer) write(addr uint64, b []byte) unix.Errno {
 	return e
 }
 
+// maxCallers is how many callers a thread keeps descriptors of.
+const maxCallers = 64
+
+// borrow gets a copy of a descriptor of the caller, which shares its description: 1.1 µs, where
+// /proc/PID/fd/N costs 2.4 with each look. It is -1 where the kernel gives none: of a thread
+// before Linux 6.9, of a descriptor that is not open. What is O_PATH stays so. The caller closes.
+//
+// A pidfd means the process that had the number when it was opened, for ever: when that is gone, it
+// gives ESRCH, and the number is somebody else's.
+func (t *tracer) borrow(fd int32) int {
+	for range 2 {
+		pidfd, known := t.pidfds[t.n.pid]
+		if !known {
+			const thread = unix.O_EXCL // PIDFD_THREAD, Linux 6.9
+			var err error
+			if pidfd, err = unix.PidfdOpen(int(t.n.pid), thread); err == unix.EINVAL {
+				pidfd, err = unix.PidfdOpen(int(t.n.pid), 0)
+			}
+			if err != nil {
+				return -1
+			}
+			if len(t.pidfds) >= maxCallers {
+				t.forgetCallers()
+			}
+			if t.pidfds == nil {
+				t.pidfds = map[uint32]int{}
+			}
+			t.pidfds[t.n.pid] = pidfd
+		}
+		got, err := unix.PidfdGetfd(pidfd, int(fd), 0)
+		if err == nil {
+			return got
+		}
+		if !known || err != unix.ESRCH {
+			return -1
+		}
+		unix.Close(pidfd)
+		delete(t.pidfds, t.n.pid)
+	}
+	return -1
+}
+
+func (t *tracer) forgetCallers() {
+	for _, pidfd := range t.pidfds {
+		unix.Close(pidfd)
+	}
+	clear(t.pidfds)
+}
+
 // umask of the caller, 022 when it cannot be read.
 func (t *tracer) umask() int {
 	m, err := strconv.ParseUint(t.status("Umask"), 8, 32)

@@ -17,15 +17,23 @@ func (t *tracer) chown(dirfd int32, addr uint64, uid, gid uint32, flags int) rep
 	if flags&^(unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH) != 0 {
 		return failed(unix.EINVAL)
 	}
-	path, link, e := t.locate(dirfd, addr, flags)
-	if e != 0 {
-		return failed(e)
-	}
 	c, _, ok := t.who()
 	if !ok {
 		return failed(unix.ESRCH)
 	}
-	if c.uid[fsID] == 0 && (uid == 0 || uid == keep) && (gid == 0 || gid == keep) && t.unknown(path, link) {
+	toRoot := c.uid[fsID] == 0 && (uid == 0 || uid == keep) && (gid == 0 || gid == keep)
+	if fd := t.opened(dirfd, addr, flags); fd >= 0 {
+		defer unix.Close(fd)
+		if _, known := t.keeper.OwnerOf(fd); toRoot && !known && t.other.empty() {
+			return native
+		}
+		return t.chownOpen(&c, fd, uid, gid, true)
+	}
+	path, link, e := t.locate(dirfd, addr, flags)
+	if e != 0 {
+		return failed(e)
+	}
+	if toRoot && t.unknown(path, link) {
 		return native
 	}
 	if !t.alive() {
@@ -39,47 +47,92 @@ func (t *tracer) chown(dirfd int32, addr uint64, uid, gid uint32, flags int) rep
 		return failed(e)
 	}
 	defer unix.Close(fd)
+	return t.chownOpen(&c, fd, uid, gid, false)
+}
+
+// chownOpen is chown of an open file; borrowed: it is the caller's own, and not O_PATH.
+func (t *tracer) chownOpen(c *ids, fd int, uid, gid uint32, borrowed bool) reply {
+	if !t.alive() {
+		return failed(unix.ESRCH)
+	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return failed(errnoOf(err))
 	}
-	o, _ := t.ownerOf(fd, &st)
-	if c.uid[fsID] != 0 && !c.caps.effective {
+	kept := t.keeps(fd, &st)
+	var o Owner
+	switch {
+	case !kept:
+		o, _ = t.other.get(&st)
+	case borrowed:
+		o, _ = t.keeper.OwnerOf(fd)
+	default:
+		o, _ = t.keeper.Owner(byFD(fd), false)
+	}
+	if c.uid[fsID] != 0 && !c.caps.effective && (uid != keep || gid != keep) {
 		if c.uid[fsID] != o.UID || uid != keep && uid != o.UID || gid != keep && gid != o.GID && !c.inGroup(gid) {
 			return failed(unix.EPERM)
 		}
 	}
-	asRoot := func(id uint32) int {
-		if id == keep {
-			return -1
-		}
-		return 0
-	}
-	if err := unix.Fchownat(fd, "", asRoot(uid), asRoot(gid), unix.AT_EMPTY_PATH); err != nil && (t.keeps(fd, &st) || err != unix.EPERM && err != unix.EINVAL) {
-		return failed(errnoOf(err))
-	}
+	was := o
 	if uid != keep {
 		o.UID = uid
 	}
 	if gid != keep {
 		o.GID = gid
 	}
-	return failed(t.keep(fd, &st, o))
+	// To keep another owner changes the file too, and the kernel copies it up for that and sets its time:
+	// all that chown would do to one that has neither setuid bits nor capabilities.
+	if !kept || !borrowed || o == was || o == (Owner{}) || !harmless(fd, &st) {
+		asRoot := func(id uint32) int {
+			if id == keep {
+				return -1
+			}
+			return 0
+		}
+		if err := unix.Fchownat(fd, "", asRoot(uid), asRoot(gid), unix.AT_EMPTY_PATH); err != nil && (kept || err != unix.EPERM && err != unix.EINVAL) {
+			return failed(errnoOf(err))
+		}
+	}
+	switch {
+	case !kept:
+		return failed(errnoOf(t.other.set(&st, o)))
+	case borrowed:
+		return failed(kernels(t.keeper.SetOwnerOf(fd, o)))
+	}
+	return failed(kernels(t.keeper.SetOwner(byFD(fd), false, o)))
 }
 
-// keep remembers the owner of an open file.
+// harmless tells whether an open file has nothing that chown takes away.
+func harmless(fd int, st *unix.Stat_t) bool {
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		return true
+	case unix.S_IFREG:
+		_, err := unix.Fgetxattr(fd, "security.capability", nil)
+		return st.Mode&(unix.S_ISUID|unix.S_ISGID) == 0 && err == unix.ENODATA
+	}
+	return false
+}
+
+// keep remembers the owner of a file open by O_PATH.
 func (t *tracer) keep(fd int, st *unix.Stat_t, o Owner) unix.Errno {
 	if !t.keeps(fd, st) {
 		return errnoOf(t.other.set(st, o))
 	}
-	if err := t.keeper.SetOwner(byFD(fd), false, o); err != nil {
-		var e unix.Errno
-		if errors.As(err, &e) {
-			return e
-		}
-		return unix.EIO
+	return kernels(t.keeper.SetOwner(byFD(fd), false, o))
+}
+
+// kernels is the kernel's errno in the error of a keeper.
+func kernels(err error) unix.Errno {
+	var e unix.Errno
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &e):
+		return e
 	}
-	return 0
+	return unix.EIO
 }
 
 // place is where a file is about to be made, and whose it will be.
@@ -87,7 +140,8 @@ type place struct {
 	dir    int // O_PATH; -1 where the kernel makes the file as it should be
 	name   string
 	owner  Owner
-	denied bool // the caller may make no file there
+	denied bool   // the caller may make no file there
+	raw    []byte // the path that the caller gave, until the next string is read
 }
 
 // newPlace finds the directory in which the caller makes a file and what the file's owner will be: the
@@ -111,7 +165,9 @@ func (t *tracer) newPlace(dirfd int32, addr uint64, dir, always bool) (p place, 
 	if string(name) == "." || string(name) == ".." || raw[len(raw)-1] == '/' && !dir {
 		return p, 0
 	}
-	return t.placeIn(t.at(dirfd, parent), string(name), always)
+	p, e = t.placeIn(t.at(dirfd, parent), string(name), always)
+	p.raw = raw
+	return p, e
 }
 
 // placeIn is newPlace for a directory that has been located. always: root's files too.
@@ -138,7 +194,7 @@ func (t *tracer) placeIn(dir, name string, always bool) (p place, e unix.Errno) 
 		unix.Close(fd) // not ours, or no place for a file
 		return p, 0
 	}
-	if !t.mayWrite(&c, fd, &st) {
+	if !t.may(&c, fd, &st, 0o3) {
 		p.denied = true
 	}
 	p.name, p.owner = name, Owner{UID: c.uid[fsID], GID: c.gid[fsID]}
@@ -256,6 +312,14 @@ func (t *tracer) open(dirfd int32, addr uint64, flags int, mode uint32) reply {
 		return t.tmpfile(dirfd, addr, flags, mode)
 	}
 	p, e := t.newPlace(dirfd, addr, false, false)
+	always := false
+	if e == 0 && p.dir < 0 && flags&(unix.O_EXCL|unix.O_NOFOLLOW) == 0 && len(p.raw) > 0 {
+		// Root may make its file elsewhere, by a symlink that leads to nothing yet.
+		if n, _ := unix.Readlink(t.at(dirfd, p.raw), make([]byte, 1)); n > 0 {
+			always = true
+			p, e = t.newPlace(dirfd, addr, false, true)
+		}
+	}
 	for range maxLinks {
 		if e != 0 || p.dir < 0 {
 			return native
@@ -267,7 +331,7 @@ func (t *tracer) open(dirfd int32, addr uint64, flags int, mode uint32) reply {
 			unix.Close(p.dir)
 			return r
 		}
-		if err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && flags&unix.O_ACCMODE != unix.O_RDONLY && !t.mayWriteTo(p) {
+		if kind := st.Mode & unix.S_IFMT; err == nil && kind != unix.S_IFLNK && kind != unix.S_IFDIR && flags&unix.O_EXCL == 0 && !t.mayOpen(p, flags) {
 			unix.Close(p.dir)
 			return failed(unix.EACCES)
 		}
@@ -293,7 +357,7 @@ func (t *tracer) open(dirfd int32, addr uint64, flags int, mode uint32) reply {
 		if name == "" || name == "." || name == ".." {
 			break
 		}
-		p, e = t.placeIn(dir, name, false)
+		p, e = t.placeIn(dir, name, always)
 		unix.Close(old)
 	}
 	if p.dir >= 0 {
@@ -347,7 +411,10 @@ func (t *tracer) handOver(fd int, o Owner, flags int) reply {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return failed(errnoOf(err))
 	}
-	if e := t.keep(fd, &st, o); e != 0 {
+	if !t.keeps(fd, &st) {
+		return failed(unix.EXDEV) // the directory was, a moment ago
+	}
+	if e := kernels(t.keeper.SetOwnerOf(fd, o)); e != 0 {
 		return failed(e)
 	}
 	a := addFD{id: t.n.id, flags: addFDSend, srcFD: uint32(fd), newFDFlags: uint32(flags & unix.O_CLOEXEC)}
@@ -379,18 +446,14 @@ func (t *tracer) pidInside(pid int32) uint32 {
 	return uint32(n)
 }
 
-// mayWrite tells whether the caller may write to the file, a directory meaning to make files in
-// it, as far as owner, group and mode say. The kernel would allow it: to it all files are the
-// caller's. It is asked where a call is seen anyway.
-func (t *tracer) mayWrite(c *ids, fd int, st *unix.Stat_t) bool {
+// may tells whether the caller may do with the file what the bits of need say, read 4, write 2, and
+// execute or look up 1, as far as owner, group and mode say. The kernel would allow it: to it all
+// files are the caller's. It is asked where a call is seen anyway.
+func (t *tracer) may(c *ids, fd int, st *unix.Stat_t, need uint32) bool {
 	if c.uid[fsID] == 0 {
 		return true
 	}
 	o, _ := t.ownerOf(fd, st)
-	need := uint32(0o2)
-	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		need = 0o3
-	}
 	switch {
 	case c.uid[fsID] == o.UID:
 		need <<= 6
@@ -400,14 +463,18 @@ func (t *tracer) mayWrite(c *ids, fd int, st *unix.Stat_t) bool {
 	return st.Mode&need == need
 }
 
-// mayWriteTo is mayWrite for the file at p.
-func (t *tracer) mayWriteTo(p place) bool {
+// mayOpen is may for the file at p, as it would be opened.
+func (t *tracer) mayOpen(p place, flags int) bool {
 	c, _, ok := t.who()
 	fd, err := unix.Openat(p.dir, p.name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if !ok || err != nil {
 		return true
 	}
 	defer unix.Close(fd)
+	need := map[int]uint32{unix.O_RDONLY: 0o4, unix.O_WRONLY: 0o2, unix.O_RDWR: 0o6}[flags&unix.O_ACCMODE]
+	if flags&unix.O_TRUNC != 0 {
+		need |= 0o2
+	}
 	var st unix.Stat_t
-	return unix.Fstat(fd, &st) != nil || t.mayWrite(&c, fd, &st)
+	return unix.Fstat(fd, &st) != nil || t.may(&c, fd, &st, need)
 }

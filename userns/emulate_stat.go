@@ -85,12 +85,33 @@ func openPath(path string, link bool) (int, unix.Errno) {
 // byFD is a path to what is open here.
 func byFD(fd int) string { return "self/fd/" + strconv.Itoa(fd) }
 
-// ownerOf tells what is remembered of an open file.
+// ownerOf tells what is remembered of a file open by O_PATH.
 func (t *tracer) ownerOf(fd int, st *unix.Stat_t) (Owner, bool) {
 	if t.keeps(fd, st) {
 		return t.keeper.Owner(byFD(fd), false)
 	}
 	return t.other.get(st)
+}
+
+// opened borrows the descriptor that a call is about if that is all it names: by fstat, fchown, or
+// AT_EMPTY_PATH with an empty path. It is -1 where it names a path, or the descriptor is O_PATH.
+func (t *tracer) opened(dirfd int32, addr uint64, flags int) int {
+	if flags&unix.AT_EMPTY_PATH == 0 || dirfd < 0 {
+		return -1
+	}
+	var first [1]byte
+	if addr != 0 && (!t.read(addr, first[:]) || first[0] != 0) {
+		return -1
+	}
+	fd := t.borrow(dirfd)
+	if fd < 0 {
+		return -1
+	}
+	if mode, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0); err != nil || mode&unix.O_PATH != 0 {
+		unix.Close(fd)
+		return -1
+	}
+	return fd
 }
 
 // unknown tells that nothing is remembered of a file, without opening it.
@@ -105,6 +126,17 @@ func (t *tracer) unknown(path string, link bool) bool {
 // remembered opens the file that a stat is about (O_PATH) if it has an owner that only the keeper
 // knows. Most files are root's: for them, and for what cannot be opened, the kernel answers.
 func (t *tracer) remembered(dirfd int32, addr uint64, flags int) (fd int, st unix.Stat_t, o Owner, ok bool) {
+	if fd := t.opened(dirfd, addr, flags); fd >= 0 {
+		if o, ok = t.keeper.OwnerOf(fd); ok || !t.other.empty() {
+			if ok = unix.Fstat(fd, &st) == nil; ok && !t.keeps(fd, &st) {
+				o, ok = t.other.get(&st)
+			}
+		}
+		if !ok {
+			unix.Close(fd)
+		}
+		return fd, st, o, ok
+	}
 	path, link, e := t.locate(dirfd, addr, flags)
 	if e != 0 || t.unknown(path, link) {
 		return -1, st, o, false

@@ -39,6 +39,14 @@ func (attrKeeper) SetOwner(path string, link bool, o Owner) error {
 	return unix.Setxattr(path, testAttr, fmt.Append(nil, o.UID, " ", o.GID, " ", o.Mode, " ", o.Rdev), 0)
 }
 
+func (k attrKeeper) OwnerOf(fd int) (Owner, bool) {
+	return k.Owner(fmt.Sprintf("/proc/self/fd/%d", fd), false)
+}
+
+func (k attrKeeper) SetOwnerOf(fd int, o Owner) error {
+	return k.SetOwner(fmt.Sprintf("/proc/self/fd/%d", fd), false, o)
+}
+
 func (attrKeeper) Attr(path, name string) []byte                 { return nil }
 func (attrKeeper) SetAttr(path, name string, value []byte) error { return unix.EOPNOTSUPP }
 

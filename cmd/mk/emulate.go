@@ -37,6 +37,15 @@ func (marks) SetOwner(path string, link bool, o userns.Owner) error {
 	return snapshot.WriteMark(path, link, snapshot.Owner{UID: o.UID, GID: o.GID, Mode: o.Mode, Rdev: o.Rdev})
 }
 
+func (marks) OwnerOf(fd int) (userns.Owner, bool) {
+	o, ok := snapshot.ReadMarkOf(fd)
+	return userns.Owner{UID: o.UID, GID: o.GID, Mode: o.Mode, Rdev: o.Rdev}, ok
+}
+
+func (marks) SetOwnerOf(fd int, o userns.Owner) error {
+	return snapshot.WriteMarkOf(fd, snapshot.Owner{UID: o.UID, GID: o.GID, Mode: o.Mode, Rdev: o.Rdev})
+}
+
 func (marks) Attr(path, name string) []byte { return snapshot.ReadMarkedAttr(path, name) }
 
 func (marks) SetAttr(path, name string, value []byte) error {
