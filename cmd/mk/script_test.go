@@ -46,6 +46,13 @@ const scriptLimit = 6 * time.Minute
 var update = flag.Bool("update", false, "rewrite what scripts and goldens expect")
 
 func TestMain(m *testing.M) {
+	if user, ok := strings.CutPrefix(os.Getenv(chanceEnv), "user "); ok {
+		makeUserCalls(user)
+		return
+	} else if seed := os.Getenv(chanceEnv); seed != "" {
+		makeCalls(seed)
+		return
+	}
 	flag.Parse()
 	code := m.Run()
 	closeShared()
