@@ -221,7 +221,7 @@ func raw(nr uintptr, args ...uintptr) error {
 }
 
 // call makes one. Where mode single is known not to look, at permissions of what is only read,
-// renamed or removed (docs/modes.md), it is root that calls.
+// renamed or removed, and at setuid bits of what is written (docs/modes.md), it is root that calls.
 func (c *chance) call() {
 	p, q := c.path(), c.path()
 	mode := uint32(c.IntN(8)<<9 | c.IntN(512))
@@ -229,9 +229,14 @@ func (c *chance) call() {
 	switch n := c.IntN(24); {
 	case n < 4:
 		flags := []int{unix.O_EXCL, unix.O_TRUNC, 0, unix.O_APPEND, unix.O_NOFOLLOW}[c.IntN(5)]
+		if c.euid != 0 {
+			flags &^= unix.O_TRUNC
+		}
 		fd, err := unix.Open(p, unix.O_CREAT|unix.O_WRONLY|unix.O_NONBLOCK|flags, mode&0o777|0o600)
 		if err == nil {
-			unix.Write(fd, []byte("x"))
+			if c.euid == 0 {
+				unix.Write(fd, []byte("x"))
+			}
 			if c.IntN(3) == 0 {
 				c.log("fchown", unix.Fchown(fd, c.id(), c.id()), p)
 			}
