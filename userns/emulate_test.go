@@ -40,11 +40,11 @@ func (attrKeeper) SetOwner(path string, link bool, o Owner) error {
 }
 
 func (k attrKeeper) OwnerOf(fd int) (Owner, bool) {
-	return k.Owner(fmt.Sprintf("/proc/self/fd/%d", fd), false)
+	return k.Owner(byFD(fd), false)
 }
 
 func (k attrKeeper) SetOwnerOf(fd int, o Owner) error {
-	return k.SetOwner(fmt.Sprintf("/proc/self/fd/%d", fd), false, o)
+	return k.SetOwner(byFD(fd), false, o)
 }
 
 func (attrKeeper) Attr(path, name string) []byte                 { return nil }
@@ -298,7 +298,49 @@ var subjects = map[string]func() string{
 			})
 		}
 		all.Wait()
+		time.Sleep(200 * time.Millisecond) // what the last ones asked for may still be done
 		return expect(unix.Chown("f", 4, 4), nil, owners("f"), "4:4")
+	},
+	// More processes than a container may have at once, each forked to be answered once.
+	"ten thousand processes": func() string {
+		if _, err := os.Stat("/bin/busybox"); err != nil {
+			return ""
+		}
+		touch("f")
+		unix.Chown("f", 3, 3)
+		var all sync.WaitGroup
+		var right atomic.Int32
+		for range 10 {
+			all.Go(func() {
+				cmd := exec.Command("/bin/busybox", "sh", "-c", "i=0; n=0; while [ $i -lt 1000 ]; do i=$((i+1)); (test -G /f || test -O /f) || n=$((n+1)); done; echo $n")
+				cmd.Stdin, cmd.Stderr = os.Stdin, os.Stderr
+				if out, err := cmd.Output(); err == nil && strings.TrimSpace(string(out)) == "1000" {
+					right.Add(1)
+				}
+			})
+		}
+		all.Wait()
+		return expect(right.Load(), 10, unix.Chown("f", 4, 4), nil, owners("f"), "4:4")
+	},
+	"huge paths": func() string {
+		longest := "/" + strings.Repeat("d/", 2047) // 4,095 bytes, and the NUL
+		for range 300 {
+			unix.Mkdir("d", 0o755)
+			if err := unix.Chdir("d"); err != nil {
+				return err.Error()
+			}
+		}
+		touch("f")
+		up := strings.Repeat("../", 300)
+		return expect(
+			unix.Chown("f", 5, 6), nil, owners("f"), "5:6",
+			owners(strings.Repeat("d/../", 800)+"f"), unix.ENOENT, // no d below
+			unix.Chown(up+strings.Repeat("d/", 300)+"f", 7, 8), nil, owners("f"), "7:8",
+			unix.Chown(longest, 1, 1), unix.ENOENT,
+			unix.Chown(longest+"d", 1, 1), unix.ENAMETOOLONG,
+			unix.Chown(strings.Repeat("x", 256), 1, 1), unix.ENAMETOOLONG,
+			unix.Mkdir(strings.Repeat("y", 256), 0o755), unix.ENAMETOOLONG,
+		)
 	},
 	"many identities": func() string {
 		var last error
