@@ -25,11 +25,11 @@ exec unshare -Urmpf sh -c '
 const write20000 = `mkdir /d && cd /d && i=0; while [ $i -lt 20000 ]; do echo $i > $i; i=$((i+1)); done`
 
 func (b *bench) works() []*work {
-	return []*work{
+	return append([]*work{
 		b.version(), b.runTrue(), b.fiftySteps(), b.sleeps(), b.chain(), b.fan(), b.plan(),
 		b.noOpRebuild(), b.oneChanged(), b.copyFiles(), b.writeFilesInStep(), b.save(), b.memory(),
 		b.noOpMany(), b.hashMany(),
-	}
+	}, b.modes()...)
 }
 
 // recipe writes one into the bench's directory.
