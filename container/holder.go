@@ -151,7 +151,14 @@ func (h *Holder) start(ctx context.Context) error {
 	defer h.mu.Unlock()
 	h.proc = p
 	h.status = Status{Pid: p.Pid(), Started: time.Now(), Cgroup: p.Cgroup(), Restarts: h.status.Restarts, Finished: h.status.Finished}
-	return h.c.setStatus(h.status)
+	if h.c.Health != nil {
+		h.status.Health = &Health{Status: HealthStarting}
+	}
+	if err := h.c.setStatus(h.status); err != nil {
+		return err
+	}
+	h.c.tell("start", nil)
+	return nil
 }
 
 // failed writes down that nothing could be started.
@@ -168,7 +175,12 @@ func (h *Holder) failed(err error) {
 // keep waits for the end of the container, and starts it again as its policy says.
 func (h *Holder) keep(ctx context.Context) error {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, time.Minute) {
+		running, ended := context.WithCancel(ctx)
+		if h.c.Health != nil {
+			go h.watch(running, h.proc)
+		}
 		end, err := h.proc.Wait()
+		ended()
 		h.streams.end()
 		h.run.After()
 		h.mu.Lock()
@@ -191,6 +203,7 @@ func (h *Holder) keep(ctx context.Context) error {
 		if serr := h.c.setStatus(status); err == nil {
 			err = serr
 		}
+		h.c.tell("die", exitCode(end.Code))
 		if err != nil || !again {
 			return err
 		}
@@ -309,9 +322,17 @@ func (h *Holder) do(r Request) (Reply, []*os.File, error) {
 		if unix.Signal(r.Signal) == unix.SIGKILL {
 			h.noRestart()
 		}
-		return done, nil, h.signal(unix.Signal(r.Signal))
+		err := h.signal(unix.Signal(r.Signal))
+		if err == nil {
+			h.c.tell("kill", map[string]string{"signal": strconv.Itoa(r.Signal)})
+		}
+		return done, nil, err
 	case "stop":
+		h.c.tell("kill", map[string]string{"signal": strconv.Itoa(r.Signal)})
 		h.stop(unix.Signal(r.Signal), r.Seconds)
+		if unix.Signal(r.Signal) != unix.SIGKILL {
+			h.c.tell("stop", nil)
+		}
 		return Reply{Done: true, Code: h.code}, nil, nil
 	case "root":
 		h.mu.Lock()

@@ -21,6 +21,7 @@ import (
 //
 //	containers/
 //	  lock               flock: held for moments, by who makes, renames or removes a container
+//	  events             Event: what happened, a line each; events.old has what was before
 //	  names/<name>       a symlink to the ID of the container that has the name
 //	  <id>/              one container
 //	    config.json      Record: what it is
@@ -75,6 +76,7 @@ type Record struct {
 	StopTimeout int // seconds; -1: no end
 	AutoRemove  bool
 	Restart     string // no, always, unless-stopped, on-failure[:N]
+	Health      *Check // nil: none
 
 	Words json.RawMessage // the rest of the command line, for who wrote it
 }
@@ -91,8 +93,8 @@ type Status struct {
 	OOMKilled bool   // the memory limit killed a process of it
 	Cgroup    string // its directory; "" when it had none
 	Restarts  int
-	Stopped   bool   // somebody asked for the end
-	Health    string // starting, healthy, unhealthy; "" without a check
+	Stopped   bool    // somebody asked for the end
+	Health    *Health // of this run or the last one; nil without a check
 }
 
 // The words for what a container does.
@@ -199,7 +201,6 @@ func (d *Draft) Commit() (*Container, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer unlock()
 	if d.Name == "" {
 		err = d.store.takeAnyName(&d.Record)
 	} else {
@@ -208,10 +209,12 @@ func (d *Draft) Commit() (*Container, error) {
 	if err == nil {
 		err = d.save()
 	}
+	unlock()
 	if err != nil {
 		return nil, fmt.Errorf("create container: %w", err)
 	}
 	d.committed = true
+	d.tell("create", nil)
 	return &d.Container, nil
 }
 
@@ -492,16 +495,20 @@ func (c *Container) Rename(name string) error {
 	if err != nil {
 		return err
 	}
-	defer unlock()
 	old := c.Name
-	if err := c.store.takeName(name, c.ID); err != nil {
-		return err
+	err = c.store.takeName(name, c.ID)
+	if err == nil {
+		c.Name = name
+		err = c.save()
 	}
-	c.Name = name
-	if err := c.save(); err != nil {
-		return err
+	if err == nil {
+		err = c.store.dropName(old, c.ID)
 	}
-	return c.store.dropName(old, c.ID)
+	unlock()
+	if err == nil {
+		c.tell("rename", map[string]string{"oldName": "/" + old})
+	}
+	return err
 }
 
 // Amend changes what is written down of a container.
@@ -536,12 +543,16 @@ func (c *Container) Remove() error {
 	if err != nil {
 		return err
 	}
-	defer unlock()
-	if err := os.Remove(c.Path("config.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	err = os.Remove(c.Path("config.json"))
+	known := err == nil
+	if known || errors.Is(err, fs.ErrNotExist) {
+		if err = c.store.dropName(c.Name, c.ID); err == nil {
+			err = os.RemoveAll(c.dir)
+		}
 	}
-	if err := c.store.dropName(c.Name, c.ID); err != nil {
-		return err
+	unlock()
+	if known {
+		c.tell("destroy", nil)
 	}
-	return os.RemoveAll(c.dir)
+	return err
 }

@@ -19,7 +19,7 @@ type containerDocument struct {
 		Pid, ExitCode                                int
 		Error                                        string
 		StartedAt, FinishedAt                        string
-		Health                                       *healthDocument `json:",omitempty"`
+		Health                                       *container.Health `json:",omitempty"`
 	}
 	Image          string
 	ResolvConfPath string
@@ -105,8 +105,6 @@ func describeLimits(w words) limitsDocument {
 	return d
 }
 
-type healthDocument struct{ Status string }
-
 type mountDocument struct {
 	Type, Name, Source, Destination string
 	RW                              bool
@@ -130,9 +128,7 @@ func describeContainer(c *container.Container) (*containerDocument, error) {
 	s.Paused, s.OOMKilled = st.Paused, st.OOMKilled
 	s.Restarting = st.Running && st.Pid == 0 && !st.Started.IsZero()
 	s.StartedAt, s.FinishedAt = st.Started.UTC().Format(time.RFC3339Nano), st.Finished.UTC().Format(time.RFC3339Nano)
-	if st.Health != "" {
-		s.Health = &healthDocument{st.Health}
-	}
+	s.Health = st.Health
 	h := &d.HostConfig
 	h.NetworkMode, h.RestartPolicy.Name, h.AutoRemove = w.Network, c.Restart, c.AutoRemove
 	h.CapAdd, h.CapDrop, h.ExtraHosts, h.Privileged, h.ReadonlyRootfs = w.CapAdd, w.CapDrop, w.Hosts, w.Privileged, w.ReadOnly

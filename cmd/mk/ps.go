@@ -18,7 +18,7 @@ import (
 const psHelp = `List containers, the newest first: those that run or, with --all, every one.
 
 --filter takes id, name, label=KEY[=value], status=created|running|paused|exited,
-exited=CODE, ancestor=IMAGE, before=CONTAINER, since=CONTAINER and volume=NAME.
+exited=CODE, ancestor=IMAGE, health=healthy|…, before=CONTAINER, since=CONTAINER and volume=NAME.
 --format is a Go template over .ID .Image .Command .CreatedAt .RunningFor .Status
 .State .Ports .Names .Labels .Mounts .Networks .Size, "table" followed by one, or
 json.`
@@ -158,8 +158,10 @@ func (v seen) statusText() string {
 		if v.status.Pid == 0 {
 			text = "Restarting (" + strconv.Itoa(v.status.Code) + ")"
 		}
-		if v.status.Health != "" {
-			text += " (" + v.status.Health + ")"
+		if h := v.status.Health; h != nil && h.Status == container.HealthStarting {
+			text += " (health: starting)"
+		} else if h != nil {
+			text += " (" + h.Status + ")"
 		}
 		if v.status.Paused {
 			text += " (Paused)"
@@ -217,6 +219,16 @@ func containerFilter(s *container.Store, filters []string) (keep func(seen) bool
 				return v.Image == value || strings.TrimSuffix(v.Image, ":latest") == strings.TrimSuffix(value, ":latest") ||
 					v.ImageID == value || len(value) >= 6 && strings.HasPrefix(id, value)
 			}
+		case "health":
+			if !slices.Contains([]string{"none", container.HealthStarting, container.HealthHealthy, container.HealthUnhealthy}, value) {
+				return nil, false, fmt.Errorf("--filter %s: want starting, healthy, unhealthy or none", f)
+			}
+			test = func(v seen) bool {
+				if h := v.status.Health; h != nil {
+					return h.Status == value
+				}
+				return value == "none"
+			}
 		case "volume":
 			test = func(v seen) bool {
 				return slices.ContainsFunc(v.words.Places, func(p place) bool { return p.Source == value || p.Dest == value })
@@ -233,7 +245,7 @@ func containerFilter(s *container.Store, filters []string) (keep func(seen) bool
 				return v.Created.After(c.Created)
 			}
 		default:
-			return nil, false, fmt.Errorf("--filter %s: want id, name, label, status, exited, ancestor, volume, before or since", f)
+			return nil, false, fmt.Errorf("--filter %s: want id, name, label, status, exited, ancestor, health, volume, before or since", f)
 		}
 		if !ok {
 			return nil, false, fmt.Errorf("--filter %s: want KEY=value", f)

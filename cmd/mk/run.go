@@ -40,6 +40,7 @@ failed, 126 if the command cannot be executed, 127 if there is none of that name
 type runFlags struct {
 	words // what is kept with the container
 
+	health        healthFlags
 	rm            bool
 	detach        bool
 	interactive   bool
@@ -113,12 +114,16 @@ func (f *runFlags) define(fl *pflag.FlagSet) {
 	fl.StringVar(&f.stopSignal, "stop-signal", "", "signal that asks it to end (default: the image's, or SIGTERM)")
 	fl.IntVar(&f.stopTimeout, "stop-timeout", 10, "seconds before mk stop ends it with SIGKILL; -1: never")
 	f.words.define(fl)
+	f.health.define(fl)
 	fl.Bool("help", false, "help for this command") // -h is --hostname, as in docker
 }
 
 // check refuses what needs no container to be refused.
 func (f *runFlags) check() error {
 	if err := checkRestart(f.restart); err != nil {
+		return err
+	}
+	if err := f.health.check(); err != nil {
 		return err
 	}
 	if f.rm && f.restart != "no" && f.restart != "" {
@@ -292,6 +297,9 @@ func (f *runFlags) record(img *image.Image, name string, args []string) (*contai
 	}
 	if f.stopSignal != "" {
 		r.StopSignal = f.stopSignal
+	}
+	if r.Health, err = f.health.of(config); err != nil {
+		return nil, err
 	}
 	if r.Env, err = f.environment(config.Env); err != nil {
 		return nil, err

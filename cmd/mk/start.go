@@ -61,7 +61,11 @@ func newRestart(a *app) *cobra.Command {
 			if err := stopContainer(ctr, signal, after); err != nil {
 				return err
 			}
-			return a.start(ctr)
+			if err := a.start(ctr); err != nil {
+				return err
+			}
+			ctr.Tell("restart", nil)
+			return nil
 		})
 	}
 	c.Flags().IntVarP(&seconds, "time", "t", 10, "seconds to wait before SIGKILL; -1: for ever")
