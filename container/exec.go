@@ -204,15 +204,8 @@ func join(spec *Spec, e *Exec, members []int) error {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("unshare the working directory: %w", err)
 	}
-	flags := unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
-	if spec.Namespaces.Net {
-		flags |= unix.CLONE_NEWNET
-	}
-	if spec.Namespaces.Cgroup {
-		flags |= unix.CLONE_NEWCGROUP
-	}
 	denied := setgroupsDenied()
-	if err := unix.Setns(rootFD, flags); err != nil {
+	if err := unix.Setns(rootFD, spec.Namespaces.flags()); err != nil {
 		return fmt.Errorf("join the container's namespaces: %w", err)
 	}
 

@@ -173,6 +173,9 @@ func takeOrders() (*orders, []int, error) {
 }
 
 func namesOf(spec *Spec) error {
+	if spec.Namespaces.HostUTS {
+		return nil
+	}
 	if spec.Hostname != "" {
 		if err := unix.Sethostname([]byte(spec.Hostname)); err != nil {
 			return fmt.Errorf("set the host name to %q: %w", spec.Hostname, err)

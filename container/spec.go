@@ -64,10 +64,11 @@ type Rlimit struct {
 	Soft, Hard uint64
 }
 
-// Namespaces says which of the optional namespaces are new. Mount, pid, ipc and uts always are.
+// Namespaces says which of the optional namespaces are new. Mount and pid always are.
 type Namespaces struct {
-	Net    bool // with lo up and nothing else; false: the network of stage inside
-	Cgroup bool // rooted in Spec.Cgroup; false: the one around
+	HostIPC, HostUTS bool // those of stage inside, in place of new ones
+	Net              bool // with lo up and nothing else; false: the network of stage inside
+	Cgroup           bool // rooted in Spec.Cgroup; false: the one around
 }
 
 // Size of a terminal, in characters.

@@ -163,13 +163,9 @@ func spawnInit(spec *Spec, root *os.File, sources []*os.File, stdio IO) (_ *os.P
 		}
 	}
 
-	flags := uintptr(unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS)
-	if spec.Namespaces.Net {
-		flags |= unix.CLONE_NEWNET
-	}
 	sys := &syscall.SysProcAttr{
-		Cloneflags: flags,
-		Setsid:     true, // not the caller's terminal: nothing can be typed into it (TIOCSTI)
+		Cloneflags: unix.CLONE_NEWPID | uintptr(spec.Namespaces.flags()&^unix.CLONE_NEWCGROUP), // that is made inside it
+		Setsid:     true,                                                                       // not the caller's terminal: nothing can be typed into it (TIOCSTI)
 		Pdeathsig:  unix.SIGKILL,
 	}
 	if spec.Cgroup != nil {
@@ -194,6 +190,20 @@ func spawnInit(spec *Spec, root *os.File, sources []*os.File, stdio IO) (_ *os.P
 		return nil, nil, userns.Explain(userns.OpClone, "", err)
 	}
 	return proc, control, nil
+}
+
+// flags are those of clone(2) and setns(2), but for the pid namespace.
+func (n *Namespaces) flags() int {
+	flags := unix.CLONE_NEWNS
+	for _, f := range []struct {
+		is   bool
+		flag int
+	}{{n.Net, unix.CLONE_NEWNET}, {n.Cgroup, unix.CLONE_NEWCGROUP}, {!n.HostIPC, unix.CLONE_NEWIPC}, {!n.HostUTS, unix.CLONE_NEWUTS}} {
+		if f.is {
+			flags |= f.flag
+		}
+	}
+	return flags
 }
 
 // writeOrders puts the orders into a memfd: init reads them at once, and nobody has to feed a pipe.

@@ -65,6 +65,9 @@ func newCommit(a *app) *cobra.Command {
 
 // commit makes the image, which has no name yet.
 func (s *store) commit(ctx context.Context, c *container.Container, f *commitFlags) (ocispec.Descriptor, error) {
+	if err := layered(c); err != nil {
+		return ocispec.Descriptor{}, err
+	}
 	base, err := s.images.Resolve(c.ImageTarget, nil)
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("its image: %w", err)

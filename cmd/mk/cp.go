@@ -88,7 +88,11 @@ func (s *store) withRoot(c *container.Container, f func(root *os.File, view *sna
 			return err
 		}
 		defer layer.Close()
-		root, err := layer.Mount()
+		v, err := look(c)
+		if err != nil {
+			return err
+		}
+		root, err := v.words.openRoot(layer.Mount)
 		if err != nil {
 			return err
 		}

@@ -19,6 +19,9 @@ func newDiff(a *app) *cobra.Command {
 		Args: cobra.ExactArgs(1),
 	}
 	c.RunE = a.insideOf(func(c *cobra.Command, s *store, ctr *container.Container) error {
+		if err := layered(ctr); err != nil {
+			return fmt.Errorf("%s %s: %w", c.Name(), ctr.Name, err)
+		}
 		view, err := s.trees.View(ctr.Path("layer"))
 		if err != nil {
 			return err
@@ -96,6 +99,9 @@ func newExport(a *app) *cobra.Command {
 		Args: cobra.ExactArgs(1),
 	}
 	c.RunE = a.insideOf(func(c *cobra.Command, s *store, ctr *container.Container) error {
+		if err := layered(ctr); err != nil {
+			return fmt.Errorf("%s %s: %w", c.Name(), ctr.Name, err)
+		}
 		view, err := s.trees.View(ctr.Path("layer"))
 		if err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 
@@ -67,7 +68,11 @@ func (s *store) prune(ctx context.Context, all bool) (int64, error) {
 	}
 	inUse := map[string]bool{} // what containers were made of, named or not
 	for _, c := range containers {
-		inUse[c.ImageTarget] = true
+		v, err := look(c)
+		if err != nil {
+			return 0, err
+		}
+		maps.Copy(inUse, v.images())
 	}
 	for _, t := range tagged {
 		if t.Name == "" && !inUse[t.Descriptor.Digest.String()] {

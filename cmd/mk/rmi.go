@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
+	"mk/container"
 	"mk/image"
 )
 
@@ -64,15 +66,9 @@ func newRmi(a *app) *cobra.Command {
 	return c
 }
 
-// removeImage takes one name away or, given an ID, the image with its name.
+// removeImage takes one name away or, given an ID, the image with its names. An image that a
+// container needs keeps its place in the store, without a name, and loses its last name only by force.
 func (s *store) removeImage(name string, force bool) error {
-	if _, err := s.images.Untag(name); err == nil {
-		ref, _ := image.ParseReference(name)
-		fmt.Println("Untagged:", ref.Familiar())
-		return nil
-	} else if !errors.Is(err, image.ErrNotFound) {
-		return err
-	}
 	d, err := s.images.Lookup(name)
 	if err != nil {
 		return err
@@ -81,16 +77,34 @@ func (s *store) removeImage(name string, force bool) error {
 	if err != nil {
 		return err
 	}
-	names := 0
+	names, byName := 0, false
+	ref, referr := image.ParseReference(name)
 	for _, t := range tagged {
 		if t.Descriptor.Digest == d.Digest && t.Name != "" {
 			names++
+			byName = byName || referr == nil && t.Name == ref.String()
 		}
 	}
-	if names > 1 && !force {
+	user, err := s.userOf(d.Digest)
+	if err != nil {
+		return err
+	}
+	switch {
+	case user != nil && !force && (!byName || names == 1):
+		return fmt.Errorf("container %s (%s) needs it: remove that first, or use --force to take only the name away", user.ShortID(), user.Name)
+	case !byName && names > 1 && !force:
 		return fmt.Errorf("it has %d names: remove them one by one, or use --force", names)
 	}
-	gone, err := s.images.Remove(d.Digest)
+	var gone []string
+	if byName {
+		gone = []string{ref.String()}
+		_, err = s.images.Untag(name)
+	} else {
+		gone, err = s.images.Remove(d.Digest)
+	}
+	if err == nil && user != nil {
+		err = s.images.Tag("", d)
+	}
 	if err != nil {
 		return err
 	}
@@ -102,6 +116,37 @@ func (s *store) removeImage(name string, force bool) error {
 			fmt.Println("Untagged:", n)
 		}
 	}
-	fmt.Println("Deleted:", d.Digest)
+	if !byName && user == nil {
+		fmt.Println("Deleted:", d.Digest)
+	}
 	return nil
+}
+
+// userOf is a container that is made of an image or mounts it; nil when there is none.
+func (s *store) userOf(d digest.Digest) (*container.Container, error) {
+	all, err := s.containers.List()
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range all {
+		v, err := look(c)
+		if err != nil {
+			return nil, err
+		}
+		if v.images()[d.String()] {
+			return c, nil
+		}
+	}
+	return nil, nil
+}
+
+// images are the digests of the images that a container needs to be started again.
+func (v seen) images() map[string]bool {
+	need := map[string]bool{v.ImageTarget: true}
+	for _, p := range v.words.Places {
+		if p.Type == "image" {
+			need[p.Source] = true
+		}
+	}
+	return need
 }

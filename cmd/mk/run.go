@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -30,6 +31,9 @@ The image is a name in mk's store or at a registry (it is pulled if it is not
 here), an image ID, or oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE.
 Without a command, the image's own is run.
 
+With --build CONTEXT the image is built first, and with --rootfs DIR the directory
+is the container's root itself, which it changes; no IMAGE is named then.
+
 The container is kept until 'mk rm', or, with --rm, until it ends. With -d it
 runs in the background; ctrl-p ctrl-q leaves a container that has a terminal.
 
@@ -38,6 +42,9 @@ failed, 126 if the command cannot be executed, 127 if there is none of that name
 
 // runFlags are the words of one mk run or mk create.
 type runFlags struct {
+	first buildFirst // --build
+	diff  bool
+
 	words // what is kept with the container
 
 	health        healthFlags
@@ -71,17 +78,25 @@ func newRun(a *app) *cobra.Command {
 		Use:   "run [flags] IMAGE [COMMAND [ARG...]]",
 		Short: "Run a command in a new container",
 		Long:  runHelp,
-		Args:  cobra.MinimumNArgs(1),
+		Args:  f.arguments,
 	}
 	c.RunE = func(c *cobra.Command, args []string) error {
 		f.entrypointSet = c.Flags().Changed("entrypoint")
 		if a.stage == userns.StageInside {
-			return a.run(c.Context(), &f, args[0], args[1:])
+			name, args := f.image(args)
+			return a.run(c.Context(), &f, name, args)
 		}
 		if err := f.check(); err != nil {
 			return err
 		}
-		return a.runOutside(&f)
+		line := os.Args[1:]
+		if f.first.context != "" {
+			var err error
+			if line, err = f.first.build(c.Context(), c.Name(), line); err != nil {
+				return err
+			}
+		}
+		return a.runOutside(&f, line)
 	}
 	f.define(c.Flags())
 	fl := c.Flags()
@@ -89,8 +104,29 @@ func newRun(a *app) *cobra.Command {
 	fl.BoolVar(&f.rm, "rm", false, "remove the container when it ends")
 	fl.StringVar(&f.detachKeys, "detach-keys", defaultDetachKeys, "keys that leave a container with a terminal")
 	fl.BoolVar(&f.sigProxy, "sig-proxy", true, "pass signals on to the command")
+	fl.BoolVar(&f.diff, "diff", false, "list, when it has ended, what it changed in its files")
+	f.first.define(fl)
 	a.usernsFlag(c)
 	return c
+}
+
+// arguments holds the line to IMAGE [COMMAND...], or, with what stands for an image, [COMMAND...].
+func (f *runFlags) arguments(c *cobra.Command, args []string) error {
+	if f.Rootfs != "" || f.first.context != "" {
+		return nil
+	}
+	return cobra.MinimumNArgs(1)(c, args)
+}
+
+// image is the name of the image, and the command.
+func (f *runFlags) image(args []string) (string, []string) {
+	switch {
+	case f.first.id != "":
+		return f.first.id, args
+	case f.Rootfs != "":
+		return "", args
+	}
+	return args[0], args[1:]
 }
 
 // define adds the flags that run and create share.
@@ -122,6 +158,12 @@ func (f *runFlags) define(fl *pflag.FlagSet) {
 func (f *runFlags) check() error {
 	if err := checkRestart(f.restart); err != nil {
 		return err
+	}
+	if f.Rootfs != "" && f.first.context != "" {
+		return errors.New("--rootfs and --build: want one or the other")
+	}
+	if f.diff && (f.detach || f.Rootfs != "") {
+		return errors.New("--diff: want a container in front, made of an image; mk diff looks at any")
 	}
 	if err := f.health.check(); err != nil {
 		return err
@@ -156,12 +198,12 @@ func checkRestart(policy string) error {
 
 // runOutside is mk run in the stage host: inside makes and holds the container, this process is
 // only the first one that is attached to it.
-func (a *app) runOutside(f *runFlags) error {
+func (a *app) runOutside(f *runFlags, line []string) error {
 	choice, err := a.choose()
 	if err != nil {
 		return err
 	}
-	s, err := a.launch(choice, os.Args[1:])
+	s, err := a.launch(choice, line)
 	if err != nil {
 		return err
 	}
@@ -179,7 +221,34 @@ func (a *app) runOutside(f *runFlags) error {
 	if s.keys, err = parseDetachKeys(f.detachKeys); err != nil {
 		return err
 	}
-	return s.relay()
+	err = s.relay()
+	if !f.diff {
+		return err
+	}
+	more := [][]string{{"diff", s.id}}
+	if f.rm {
+		more = append(more, []string{"rm", s.id})
+	}
+	for _, line := range more {
+		if derr := a.quietly(choice, line); derr != nil {
+			return errors.Join(err, derr)
+		}
+	}
+	return err
+}
+
+// quietly runs another verb inside, which prints to standard error what it has to print.
+func (a *app) quietly(choice userns.Choice, line []string) error {
+	cmd := exec.Command("/proc/self/exe", slices.Concat(line[:1], []string{"--userns", string(choice.Mode)}, line[1:])...)
+	cmd.Args[0] = "mk"
+	cmd.Stderr = os.Stderr
+	if line[0] != "rm" {
+		cmd.Stdout = os.Stderr
+	}
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("mk %s: %w", strings.Join(line, " "), err)
+	}
+	return nil
 }
 
 // run makes a container and holds it to its end. It is in the stage inside.
@@ -219,20 +288,38 @@ func (s *store) createContainer(ctx context.Context, f *runFlags, name string, a
 	if err := f.check(); err != nil {
 		return nil, nil, err
 	}
-	img, err := s.imageFor(ctx, name, f.pull, f.platform)
+	var config image.RunConfig
+	var top *snapshot.Snapshot // nil below a --rootfs
+	origin := container.Record{Image: name}
+	if f.Rootfs == "" {
+		img, err := s.imageFor(ctx, name, f.pull, f.platform)
+		if err != nil {
+			return nil, nil, err
+		}
+		b := &builder.Builder{Images: s.images, Trees: s.trees, Inside: true}
+		if top, err = b.Unpack(ctx, img); err != nil {
+			return nil, nil, err
+		}
+		config = img.Config().Config
+		origin.ImageID, origin.ImageTarget = img.ID().String(), img.Target().Digest.String()
+	}
+	record, err := f.record(origin, config, args)
 	if err != nil {
 		return nil, nil, err
 	}
-	b := &builder.Builder{Images: s.images, Trees: s.trees, Inside: true}
-	top, err := b.Unpack(ctx, img)
-	if err != nil {
+	if record.Mode = string(s.mode); f.Rootfs != "" {
+		record.Image = f.Rootfs
+	}
+	if err := f.words.takeFrom(s); err != nil {
 		return nil, nil, err
 	}
-	record, err := f.record(img, name, args)
-	if err != nil {
+	if err := f.words.pinImages(ctx, s, f.pull); err != nil {
 		return nil, nil, err
 	}
-	record.Mode = string(s.mode)
+	f.anonymousVolumes(config.Volumes)
+	if record.Words, err = json.Marshal(f.words); err != nil {
+		return nil, nil, err
+	}
 	d, err := s.containers.New(*record)
 	if err != nil {
 		return nil, nil, err
@@ -247,7 +334,7 @@ func (s *store) createContainer(ctx context.Context, f *runFlags, name string, a
 		d.Close()
 		return nil, nil, err
 	}
-	if err := s.provide(ctx, f.Places, layer, top); err != nil {
+	if err := f.provide(ctx, s, layer, top); err != nil {
 		layer.Discard()
 		d.Close()
 		return nil, nil, err
@@ -256,31 +343,30 @@ func (s *store) createContainer(ctx context.Context, f *runFlags, name string, a
 }
 
 // provide makes a container's volumes.
-func (s *store) provide(ctx context.Context, places []place, layer *snapshot.Draft, tree *snapshot.Snapshot) error {
+func (f *runFlags) provide(ctx context.Context, s *store, layer *snapshot.Draft, tree *snapshot.Snapshot) error {
 	var root *os.File
 	defer func() {
 		if root != nil {
 			root.Close()
 		}
 	}()
-	return s.provideVolumes(ctx, places, tree, func() (_ *os.File, err error) {
+	return s.provideVolumes(ctx, f.Places, tree, func() (_ *os.File, err error) {
 		if root == nil {
-			root, err = layer.Mount()
+			root, err = f.openRoot(layer.Mount)
 		}
 		return root, err
 	})
 }
 
 // record is what the flags make of an image: all that does not depend on the machine's state at
-// the time of a start.
-func (f *runFlags) record(img *image.Image, name string, args []string) (*container.Record, error) {
-	config := img.Config().Config
+// the time of a start, but for the words.
+func (f *runFlags) record(origin container.Record, config image.RunConfig, args []string) (*container.Record, error) {
 	r := &container.Record{
 		ID: container.NewID(), Name: f.name, Created: time.Now(),
-		Image: name, ImageID: img.ID().String(), ImageTarget: img.Target().Digest.String(),
+		Image: origin.Image, ImageID: origin.ImageID, ImageTarget: origin.ImageTarget,
 		User: config.User, Dir: config.WorkingDir, Hostname: f.hostname,
 		Tty: f.tty, Stdin: f.interactive,
-		StopSignal: config.StopSignal, StopTimeout: f.stopTimeout, AutoRemove: f.rm, Restart: f.restart,
+		StopSignal: config.StopSignal, StopTimeout: f.stopTimeout, AutoRemove: f.rm && !f.diff, Restart: f.restart,
 	}
 	var err error
 	if r.Command, r.Entrypoint, err = commandLine(config, f.entrypoint, f.entrypointSet, args); err != nil {
@@ -309,29 +395,30 @@ func (f *runFlags) record(img *image.Image, name string, args []string) (*contai
 	}
 	if r.Hostname == "" {
 		r.Hostname = r.ID[:12]
-		if f.Network == "host" {
+		if f.Network == "host" || f.UTS == "host" {
 			if name, err := os.Hostname(); err == nil {
 				r.Hostname = name
 			}
 		}
 	}
-	if err := f.words.settle(); err != nil {
-		return nil, err
-	}
-	f.anonymousVolumes(config.Volumes)
-	r.Words, err = json.Marshal(f.words)
-	return r, err
+	return r, f.words.settle()
 }
 
 // start starts one run of a container. stop is to be called when it has ended.
 func (s *store) start(ctx context.Context, c *container.Container, w *words, layer *snapshot.Draft, stdio container.IO) (_ *container.Process, stop func(), err error) {
 	stop = func() {}
-	root, err := layer.Remount()
+	root, err := w.openRoot(layer.Remount)
 	if err != nil {
 		return nil, stop, err
 	}
 	stop = func() { root.Close() }
-	spec, err := w.spec(s, c, root)
+	var opened []*os.File
+	defer func() {
+		for _, f := range opened {
+			f.Close()
+		}
+	}()
+	spec, err := w.spec(ctx, s, c, root, &opened)
 	if err != nil {
 		return nil, stop, err
 	}

@@ -197,11 +197,12 @@ func newCreate(a *app) *cobra.Command {
 		Use:   "create [flags] IMAGE [COMMAND [ARG...]]",
 		Short: "Make a container, and do not start it",
 		Long:  "Make a container as 'mk run' does, print its ID, and leave it to 'mk start'.",
-		Args:  cobra.MinimumNArgs(1),
+		Args:  f.arguments,
 	}
 	c.RunE = a.inside(func(c *cobra.Command, args []string) error {
 		f.entrypointSet = c.Flags().Changed("entrypoint")
-		return a.create(c.Context(), &f, args[0], args[1:])
+		name, args := f.image(args)
+		return a.create(c.Context(), &f, name, args)
 	})
 	f.define(c.Flags())
 	c.Flags().BoolVar(&f.rm, "rm", false, "remove the container when it ends")

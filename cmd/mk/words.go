@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path"
@@ -21,6 +23,8 @@ type words struct {
 	Hosts    []string
 	ReadOnly bool
 	Init     bool
+	IPC, UTS string // private or host
+	Rootfs   string // a directory that is the root itself, in place of an image's tree
 	CapAdd   []string
 	CapDrop  []string
 	Places   []place // of -v, --mount and --tmpfs, settled
@@ -31,16 +35,17 @@ type words struct {
 	CgroupParent string
 	Cgroupns     string
 
-	limits  limits
-	volumes []string
-	tmpfs   []string
-	mounts  []string
+	limits      limits
+	volumes     []string
+	volumesFrom []string
+	tmpfs       []string
+	mounts      []string
 }
 
 // place is one mount that was asked for.
 type place struct {
-	Type     string // bind, volume, tmpfs
-	Source   string // a path; the name of a volume
+	Type     string // bind, volume, tmpfs, image
+	Source   string // a path; the name of a volume; an image, and once settled its ID
 	Dest     string
 	Options  string // of a tmpfs
 	ReadOnly bool
@@ -49,7 +54,11 @@ type place struct {
 
 func (w *words) define(fl *pflag.FlagSet) {
 	fl.StringArrayVarP(&w.volumes, "volume", "v", nil, "bind mount, as HOST:CONTAINER[:ro], or a volume, as NAME:CONTAINER[:ro]")
-	fl.StringArrayVar(&w.mounts, "mount", nil, "mount, as type=bind|volume|tmpfs,source=…,target=…[,readonly]")
+	fl.StringArrayVar(&w.mounts, "mount", nil, "mount, as type=bind|volume|tmpfs|image,source=…,target=…[,readonly]")
+	fl.StringArrayVar(&w.volumesFrom, "volumes-from", nil, "the mounts of another container, as NAME[:ro]")
+	fl.StringVar(&w.Rootfs, "rootfs", "", "directory that is the container's root, in place of IMAGE")
+	fl.StringVar(&w.IPC, "ipc", "private", "private, or host: System V IPC, message queues and /dev/shm of the machine")
+	fl.StringVar(&w.UTS, "uts", "private", "private, or host: the machine's host name")
 	fl.StringArrayVar(&w.tmpfs, "tmpfs", nil, "empty tmpfs, as PATH[:options]")
 	fl.StringVar(&w.Network, "network", "host", "host or none")
 	fl.StringVar(&w.Network, "net", "host", "")
@@ -87,6 +96,21 @@ func (w *words) settle() error {
 		return err
 	}
 	w.CgroupParent = w.limits.parent
+	for name, value := range map[string]string{"--ipc": w.IPC, "--uts": w.UTS} {
+		if value != "private" && value != "host" {
+			return fmt.Errorf("%s %s: want private or host", name, value)
+		}
+	}
+	if w.Rootfs != "" {
+		if w.Rootfs, err = filepath.Abs(w.Rootfs); err != nil {
+			return err
+		}
+		if st, err := os.Stat(w.Rootfs); err != nil {
+			return fmt.Errorf("--rootfs: %w", err)
+		} else if !st.IsDir() {
+			return fmt.Errorf("--rootfs %s: it is not a directory", w.Rootfs)
+		}
+	}
 	w.Places = nil
 	for _, v := range w.volumes {
 		p, err := parseVolume(v)
@@ -112,10 +136,20 @@ func (w *words) settle() error {
 	return w.security.settle()
 }
 
-// spec describes a run of the container in root.
-func (w *words) spec(s *store, c *container.Container, root *os.File) (*container.Spec, error) {
+// spec describes a run of the container in root. What it opened is the caller's to close after the
+// start, whatever the error.
+func (w *words) spec(ctx context.Context, s *store, c *container.Container, root *os.File, opened *[]*os.File) (*container.Spec, error) {
 	var err error
-	spec := container.DefaultSpec(container.Namespaces{Net: w.Network == "none", Cgroup: w.Cgroupns != "host"})
+	spec := container.DefaultSpec(container.Namespaces{
+		Net: w.Network == "none", Cgroup: w.Cgroupns != "host", HostIPC: w.IPC == "host", HostUTS: w.UTS == "host",
+	})
+	if w.IPC == "host" {
+		for i := range spec.Mounts {
+			if m := &spec.Mounts[i]; m.Dest == "/dev/shm" || m.Dest == "/dev/mqueue" && exists(m.Dest) {
+				m.Type, m.Source, m.Data = container.Bind, m.Dest, ""
+			}
+		}
+	}
 	if spec.Caps, err = container.ParseCaps(w.CapAdd, w.CapDrop); err != nil {
 		return nil, err
 	}
@@ -159,6 +193,13 @@ func (w *words) spec(s *store, c *container.Container, root *os.File) (*containe
 			if m.Source, err = s.volumeDir(p.Source); err != nil {
 				return nil, err
 			}
+		case "image":
+			tree, err := s.mountImage(ctx, p.Source)
+			if err != nil {
+				return nil, fmt.Errorf("mount %s on %s: %w", p.Source, p.Dest, err)
+			}
+			*opened = append(*opened, tree)
+			m.Type, m.Source, m.File, m.Owned = container.Attach, "", tree, true
 		}
 		spec.Mounts = append(spec.Mounts, m)
 	}
@@ -169,6 +210,62 @@ func (w *words) spec(s *store, c *container.Container, root *os.File) (*containe
 func (w *words) cgroup(c *container.Container) (*container.Cgroup, error) {
 	return container.NewCgroup(container.CgroupWish{
 		Name: c.ID, Parent: w.CgroupParent, Limits: w.Limits, Spare: w.CgroupParent == "" && w.Limits.IsZero()})
+}
+
+// takeFrom adds the mounts of other containers, those that nothing of its own lies on.
+func (w *words) takeFrom(s *store) error {
+	for _, v := range w.volumesFrom {
+		name, mode, _ := strings.Cut(v, ":")
+		if mode != "" && mode != "ro" && mode != "rw" {
+			return fmt.Errorf("--volumes-from %s: want NAME[:ro]", v)
+		}
+		c, err := s.containers.Find(name)
+		if err != nil {
+			return fmt.Errorf("--volumes-from %w", err)
+		}
+		var theirs words
+		if err := json.Unmarshal(c.Words, &theirs); err != nil {
+			return fmt.Errorf("--volumes-from %s: %w", v, err)
+		}
+		for _, p := range theirs.Places {
+			if p.Type == container.Tmpfs || slices.ContainsFunc(w.Places, func(q place) bool { return path.Clean(q.Dest) == path.Clean(p.Dest) }) {
+				continue
+			}
+			p.Own, p.ReadOnly = false, p.ReadOnly || mode == "ro"
+			w.Places = append(w.Places, p)
+		}
+	}
+	return nil
+}
+
+// pinImages puts the IDs of images in place of the names that are to be mounted, pulling those that
+// are not here, so that every start sees the same.
+func (w *words) pinImages(ctx context.Context, s *store, pull string) error {
+	for i := range w.Places {
+		p := &w.Places[i]
+		if p.Type != "image" {
+			continue
+		}
+		img, err := s.imageFor(ctx, p.Source, pull, "")
+		if err != nil {
+			return fmt.Errorf("--mount type=image: %w", err)
+		}
+		p.Source = img.Target().Digest.String()
+	}
+	return nil
+}
+
+// mountImage is the tree of an image, as a detached mount that is the caller's to close.
+func (s *store) mountImage(ctx context.Context, name string) (*os.File, error) {
+	img, err := s.images.Resolve(name, nil)
+	if err != nil {
+		return nil, err
+	}
+	top, err := (&builder.Builder{Images: s.images, Trees: s.trees, Inside: true}).Unpack(ctx, img)
+	if err != nil {
+		return nil, err
+	}
+	return top.Mount()
 }
 
 // tmpfsOptions leaves of docker's options those that are the file system's own.
@@ -271,6 +368,11 @@ func parseMount(text string) (place, error) {
 		if p.Source == "" {
 			p.Source, p.Own = container.NewID(), true
 		}
+	case "image":
+		if p.Source == "" {
+			return p, fmt.Errorf("a mount of an image wants its name as source")
+		}
+		p.ReadOnly = true
 	case "tmpfs":
 		var options []string
 		if size != "" {
@@ -281,7 +383,7 @@ func parseMount(text string) (place, error) {
 		}
 		p.Options = strings.Join(options, ",")
 	default:
-		return p, fmt.Errorf("type %q: want bind, volume or tmpfs", p.Type)
+		return p, fmt.Errorf("type %q: want bind, volume, tmpfs or image", p.Type)
 	}
 	return p, nil
 }
