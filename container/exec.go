@@ -122,7 +122,10 @@ func (p *Process) Exec(e *Exec, stdio IO) (_ *Process, err error) {
 		return nil, fmt.Errorf("start a process in the container: %w", err)
 	}
 	theirs.Close()
-	if err := joined.listen(control, spec.Listener, p.owned); err != nil {
+	// Who answers its calls is to look at the container as pid 1 sees it: the helper has joined with
+	// one thread, which need not be the one that /proc/PID shows.
+	listener := func(f *os.File, _ int, owned []*os.File) (func(), error) { return spec.Listener(f, p.Pid(), owned) }
+	if err := joined.listen(control, listener, p.owned); err != nil {
 		joined.proc.Kill()
 		joined.wait()
 		if joined.terminal != nil {

@@ -95,7 +95,7 @@ func (e *Emulator) Serve(listener *os.File, pid int, root *os.File, kept []*os.F
 	if err := unix.Fstat(int(root.Fd()), &st); err != nil {
 		return nil, fmt.Errorf("emulate owners: root: %w", err)
 	}
-	s := &served{Emulator: e, listener: listener, pid: pid, dev: st.Dev, joined: make(chan struct{})}
+	s := &served{Emulator: e, listener: listener, pid: pid, dev: st.Dev, ino: st.Ino, joined: make(chan struct{})}
 	for _, f := range kept {
 		s.kept = append(s.kept, mountOf(int(f.Fd())))
 	}
@@ -131,7 +131,7 @@ type served struct {
 	*Emulator
 	listener *os.File
 	pid      int
-	dev      uint64        // of the container's root: where owners are kept
+	dev, ino uint64        // of the container's root: where owners are kept
 	kept     []uint64      // mounts where they are too, by mountOf
 	joined   chan struct{} // closed when all threads are in: the first answer may let the container end
 	chroots  atomic.Bool
@@ -236,6 +236,13 @@ func (t *tracer) join() (err error) {
 	}
 	if t.root, err = unix.Open(strconv.Itoa(t.pid)+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 		return fmt.Errorf("open the container's root: %w", err)
+	}
+	// Paths that the container names are followed from there: it must be what we were told.
+	var st unix.Stat_t
+	if err := unix.Fstat(t.root, &st); err != nil {
+		return fmt.Errorf("look at the container's root: %w", err)
+	} else if st.Dev != t.dev || st.Ino != t.ino {
+		return fmt.Errorf("process %d is not in the container's root", t.pid)
 	}
 	unix.Umask(0)
 	return t.rootAt(strconv.Itoa(t.pid) + "/root")
