@@ -3,12 +3,17 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"log"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/google/go-containerregistry/pkg/registry"
 )
 
 // floorStep is the least that a step or a container can be: namespaces, an overlay over
@@ -27,7 +32,7 @@ const write20000 = `mkdir /d && cd /d && i=0; while [ $i -lt 20000 ]; do echo $i
 func (b *bench) works() []*work {
 	return append([]*work{
 		b.version(), b.runTrue(), b.fiftySteps(), b.sleeps(), b.chain(), b.fan(), b.plan(),
-		b.noOpRebuild(), b.oneChanged(), b.copyFiles(), b.writeFilesInStep(), b.save(), b.memory(),
+		b.noOpRebuild(), b.noOpCache(), b.oneChanged(), b.copyFiles(), b.writeFilesInStep(), b.save(), b.memory(),
 		b.noOpMany(), b.hashMany(),
 	}, b.modes()...)
 }
@@ -112,6 +117,30 @@ func (b *bench) noOpRebuild() *work {
 		measure: func() error { return statAll(b.path("small")) },
 	})
 	w.contestants = append(w.contestants, b.builders(recipe, b.path("small"), false)...)
+	return w
+}
+
+// noOpCache is noOpRebuild that exports a cache with nothing new in it, to a registry of this
+// process; the round that warms up fills it.
+func (b *bench) noOpCache() *work {
+	w := b.noOpRebuild()
+	w.name, w.mark = "the same rebuild with a cache to export, nothing new", "≤ 200 ms more"
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0)))) // ends with the process
+	host := strings.TrimPrefix(server.URL, "http://")
+	for i := range w.contestants[1:] {
+		c := &w.contestants[i+1]
+		plain := c.command
+		to := []string{"--cache-to", "type=registry,mode=max,ref=" + host + "/mk:cache"}
+		if c.name != "mk" {
+			to = []string{"--tls-verify=false", "--cache-to", host + "/" + c.name}
+		}
+		c.command = func() *exec.Cmd {
+			cmd := plain()
+			last := len(cmd.Args) - 1 // the context
+			cmd.Args = slices.Concat(cmd.Args[:last], to, cmd.Args[last:])
+			return cmd
+		}
+	}
 	return w
 }
 
