@@ -96,7 +96,7 @@ func (b *Builder) Build(ctx context.Context, plans ...*Plan) ([]*Result, error) 
 	}
 	var from *importing
 	if len(b.From) > 0 {
-		from = &importing{caches: b.From, progress: b.Progress}
+		from = &importing{caches: b.From, progress: b.Progress, fetching: make(chan struct{}, maxFetching)}
 	}
 	for {
 		// Every attempt that ends so leaves out a cache or a record of one, and

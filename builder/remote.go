@@ -129,10 +129,14 @@ const cacheTimeout = 10 * time.Second
 type importing struct {
 	caches   []*ImportedCache
 	progress Reporter
+	fetching chan struct{} // a token a layer being fetched for its tree
 
 	mu       sync.Mutex
 	forsaken map[Key]bool // records whose layer was wanted and is nowhere
 }
+
+// maxFetching is how many layers of caches are fetched at once.
+const maxFetching = 4
 
 // step looks a key up in the caches, in order.
 func (im *importing) step(ctx context.Context, k Key) *cachedStep {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"mk/image"
 	"mk/snapshot"
 )
@@ -44,11 +46,18 @@ func (e *engine) bring(ctx context.Context, n *Node, l *lazyTree) (*snapshot.Sna
 		e.forsake(n)
 		return nil, errForsaken
 	}
+	// Every layer below asks for its own first too: all are fetched at once, and then
+	// applied one after the other.
+	ahead, stop := context.WithCancel(ctx)
+	defer stop()
+	fetched := e.fetchAhead(ahead, l.step)
 	parent, err := e.tree(ctx, n.Parent)
 	if err != nil {
+		stop()
+		<-fetched
 		return nil, err
 	}
-	snap, err := e.unpackCached(ctx, l.step, parent, n.linked())
+	snap, err := e.unpackCached(ctx, l.step, parent, n.linked(), fetched)
 	if err != nil {
 		return nil, err
 	}
@@ -79,11 +88,26 @@ func (e *engine) forsake(n *Node) {
 	e.from.forsake(keys)
 }
 
-// unpackCached fetches a cached layer and applies it to a tree. The result is what the
+// fetchAhead begins to fetch a layer, a few at a time, and gives how that ended.
+func (e *engine) fetchAhead(ctx context.Context, s *cachedStep) <-chan error {
+	fetched := make(chan error, 1)
+	go func() {
+		select {
+		case e.from.fetching <- struct{}{}:
+			defer func() { <-e.from.fetching }()
+			fetched <- e.fetchCached(ctx, s)
+		case <-ctx.Done():
+			fetched <- context.Cause(ctx)
+		}
+	}()
+	return fetched
+}
+
+// unpackCached applies a cached layer, once it is fetched, to a tree. The result is what the
 // record says, to the byte of its tar and by its content, or the cache is dropped.
-func (e *engine) unpackCached(ctx context.Context, s *cachedStep, parent *snapshot.Snapshot, linked bool) (snap *snapshot.Snapshot, err error) {
+func (e *engine) unpackCached(ctx context.Context, s *cachedStep, parent *snapshot.Snapshot, linked bool, fetched <-chan error) (snap *snapshot.Snapshot, err error) {
 	err = e.Progress.Task(fmt.Sprintf("extracting cached layer %s from %s", s.blob.Digest, s.from.Place), func(v *Vertex) error {
-		if err := e.fetchCached(ctx, s); err != nil {
+		if err := <-fetched; err != nil {
 			return err
 		}
 		snap, err = e.applyCached(ctx, s, parent, linked)
@@ -176,7 +200,7 @@ func (e *engine) aloneCached(ctx context.Context, n *Node, text *KeyText) (*snap
 	if s == nil || s.blob.Digest == "" {
 		return nil, time.Time{}, nil
 	}
-	snap, err := e.unpackCached(ctx, s, nil, false)
+	snap, err := e.unpackCached(ctx, s, nil, false, e.fetchAhead(ctx, s))
 	if err != nil {
 		return nil, time.Time{}, err
 	}
@@ -208,22 +232,21 @@ func (e *engine) need(ctx context.Context, t Tree, r *Result) error {
 		}
 		return nil
 	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(maxFetching)
 	for _, l := range r.Layers {
 		if l.Step == nil {
 			continue
 		}
 		m, err := e.node(ctx, l.Step)
 		if err != nil {
-			return err
+			return errors.Join(err, g.Wait())
 		}
-		if m.lazy == nil {
-			continue
-		}
-		if err := e.obtain(ctx, l.Step, m.lazy.step); err != nil {
-			return err
+		if m.lazy != nil {
+			g.Go(func() error { return e.obtain(ctx, l.Step, m.lazy.step) })
 		}
 	}
-	return nil
+	return g.Wait()
 }
 
 // obtain makes a cached layer a verified one of the store's, or only notes where it is.

@@ -213,6 +213,9 @@ func (b *building) caches(work *builder.Builder) ([]cacheFlag, error) {
 			work.Need = max(work.Need, builder.NeedLayers)
 		}
 	}
+	if b.attest.sbom != nil {
+		work.Need = builder.NeedTree // whose packages are looked for
+	}
 	work.Inline, err = inlineCache(to, b.args)
 	return to, err
 }
