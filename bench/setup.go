@@ -22,10 +22,13 @@ import (
 //	small/     10,000 small files
 //	many/      200,000 tiny files, made for the lines that want them
 //	mk/ peers/ the stores
+//	registry/  docker-registry's, and pulled/ copied/ what came from it
 type bench struct {
 	dir   string
 	mk    string
 	peers []peer
+
+	closers []func() // end what the bench started
 }
 
 // peer is another builder: the flags before every subcommand, and those of a build.
@@ -59,6 +62,9 @@ func newBench(mk string, alone bool) (*bench, error) {
 }
 
 func (b *bench) Close() {
+	for _, end := range b.closers {
+		end()
+	}
 	if remove(b.dir) != nil { // files of subordinate IDs, of peers
 		exec.Command("unshare", "--map-root-user", "--map-auto", "rm", "-rf", b.dir).Run()
 	}

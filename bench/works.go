@@ -34,7 +34,7 @@ func (b *bench) works() []*work {
 		b.version(), b.runTrue(), b.fiftySteps(), b.sleeps(), b.chain(), b.fan(), b.plan(),
 		b.noOpRebuild(), b.noOpCache(), b.oneChanged(), b.copyFiles(), b.writeFilesInStep(), b.save(), b.memory(),
 		b.noOpMany(), b.hashMany(),
-	}, b.modes()...)
+	}, slices.Concat(b.modes(), b.registryWorks())...)
 }
 
 // recipe writes one into the bench's directory.

@@ -217,7 +217,7 @@ func TestExecutableIsReadOnly(t *testing.T) {
 	}
 }
 
-// CVE-2024-9676, and its relatives: accounts that are no accounts.
+// attacks.md 7 (CVE-2024-9676), and its relatives: accounts that are no accounts.
 func TestAccountsThatAreNone(t *testing.T) {
 	for name, place := range map[string]func(path string) error{
 		"link to the outside": func(p string) error { return os.Symlink("/etc/passwd", p) }, // itself, in the root

@@ -15,6 +15,8 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
+// attacks.md 1, 4, 8, 9, 10, 11: archives whose paths, links, compression, sizes, documents or digests are attacks. Each
+// is refused, and the store is whole and usable afterwards.
 func TestHostileArchives(t *testing.T) {
 	layout := entry{name: "oci-layout", content: layoutFile}
 	index := func(d string) entry {

@@ -294,6 +294,7 @@ func TestConfigKeepsUnknownFields(t *testing.T) {
 	}
 }
 
+// attacks.md 10 (CVE-2021-41190): a document that could be read as two things is refused.
 func TestMediaTypeConfusion(t *testing.T) {
 	d := `{"mediaType":"x","digest":"` + someDigest + `","size":1}`
 	manifest := `{"schemaVersion":2,"config":` + d + `,"layers":[` + d + `]}`

@@ -43,6 +43,7 @@ func (c *canary) check(t *testing.T, what string) {
 // up climbs out of any tree.
 const up = "../../../../../../../../../../../../../../.."
 
+// attacks.md 1-6, 12: layers that reach out, by the kind of the attack.
 func TestHostileLayers(t *testing.T) {
 	inside(t, func(t *testing.T, mode string) {
 		c := newCanary(t)
@@ -226,6 +227,7 @@ func namesOf(t *testing.T, s *Snapshot) string {
 	return strings.Join(names, " ")
 }
 
+// attacks.md 9: bombs.
 func TestLimits(t *testing.T) {
 	inside(t, func(t *testing.T, mode string) {
 		s := openStore(t, mode)

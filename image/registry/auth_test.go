@@ -122,7 +122,7 @@ func TestBearerAuth(t *testing.T) {
 	}
 }
 
-// A blob may be on another host: it is fetched there, and the credentials stay here.
+// attacks.md 11: a blob may be on another host: it is fetched there, and the credentials stay here.
 func TestRedirectsCarryNoCredentials(t *testing.T) {
 	for name, auth := range map[string]func(http.ResponseWriter, *http.Request, int) bool{"basic": basic, "bearer": nil} {
 		t.Run(name, func(t *testing.T) {

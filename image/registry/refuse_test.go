@@ -147,7 +147,7 @@ func cutAfter(w http.ResponseWriter, r *http.Request, limit int) {
 	panic(http.ErrAbortHandler)
 }
 
-// What is wrong for good is an error at once, which says where and why, and leaves the store whole.
+// attacks.md 10, 11: what is wrong for good is an error at once, which says where and why, and leaves the store whole.
 func TestPullRefuses(t *testing.T) {
 	always := func(kind string, answer func(http.ResponseWriter, *http.Request)) func(http.ResponseWriter, *http.Request, int) bool {
 		return func(w http.ResponseWriter, r *http.Request, n int) bool {

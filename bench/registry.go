@@ -1,0 +1,178 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// registry is a docker-registry of the bench's own, and an image in it.
+//
+//	registry/data   what it keeps
+//	layer           the image's one layer as the registry has it, gzip
+type registry struct {
+	host   string
+	digest string // of the layer
+	stop   func()
+}
+
+// floorPull is the least that a pull can be: the layer's bytes over HTTP, written and hashed.
+const floorPull = `
+mkdir $BENCH/floor && curl -sf http://$1/v2/bench/blobs/$2 | tee $BENCH/floor/layer | sha256sum >$BENCH/floor/sum
+`
+
+// floorPush is the least that a push can be: the layer's bytes over HTTP, hashed before.
+const floorPush = `
+sha256sum $BENCH/layer >/dev/null
+location() { tr -d '\r' | sed -n 's/^[Ll]ocation: //p'; }
+at=$(curl -sf -D - -o /dev/null -X POST http://$1/v2/floor/blobs/uploads/ | location)
+at=$(curl -sf -D - -o /dev/null -X PATCH -H 'Content-Type: application/octet-stream' -T $BENCH/layer "$at" | location)
+curl -sf -X PUT "$at&digest=$2"
+`
+
+// startRegistry starts the registry and puts the image of 10,000 files + 500 MiB into it, once.
+func (b *bench) startRegistry() (*registry, error) {
+	dir := b.path("registry")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	config := filepath.Join(dir, "config.yml")
+	text := "version: 0.1\nlog: {level: info}\nstorage: {filesystem: {rootdirectory: " + dir + "/data}}\nhttp: {addr: '127.0.0.1:0'}\n"
+	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
+		return nil, err
+	}
+	run := exec.Command("docker-registry", "serve", config)
+	run.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	said, err := run.StderrPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := run.Start(); err != nil {
+		return nil, err
+	}
+	r := &registry{stop: func() { run.Process.Kill(); run.Wait() }}
+	at := make(chan string, 1)
+	go func() {
+		for lines := bufio.NewScanner(said); lines.Scan(); {
+			if _, rest, ok := strings.Cut(lines.Text(), "listening on "); ok {
+				addr, _, _ := strings.Cut(rest, "\"")
+				at <- addr
+				break
+			}
+		}
+		io.Copy(io.Discard, said)
+	}()
+	select {
+	case r.host = <-at:
+	case <-time.After(20 * time.Second):
+		r.stop()
+		return nil, fmt.Errorf("docker-registry does not come up")
+	}
+	recipe, err := b.recipe("Pushed", "FROM scratch", "COPY . /files")
+	if err != nil {
+		r.stop()
+		return nil, err
+	}
+	script := `"$0" build -q -t $1/bench -f "$2" $BENCH/files && "$0" push -q $1/bench &&
+digest=$(curl -s -H 'Accept: application/vnd.oci.image.manifest.v1+json' http://$1/v2/bench/manifests/latest | tr -d ' \n' | sed 's/.*"layers"//; s/.*"digest":"\(sha256:[0-9a-f]*\)".*/\1/') &&
+curl -sf -o $BENCH/layer http://$1/v2/bench/blobs/$digest && echo $digest >$BENCH/layer.digest`
+	if out, err := b.command("sh", "-c", script, b.mk, r.host, recipe).CombinedOutput(); err != nil {
+		r.stop()
+		return nil, fmt.Errorf("push the bench's image: %w: %s", err, out)
+	}
+	digest, err := os.ReadFile(b.path("layer.digest"))
+	r.digest = strings.TrimSpace(string(digest))
+	return r, err
+}
+
+// overRegistry gives a contestant the registry when its turn comes first: a bench of other lines needs none.
+func (b *bench) overRegistry() func() (*registry, error) {
+	return sync.OnceValues(func() (*registry, error) {
+		r, err := b.startRegistry()
+		if err == nil {
+			b.closers = append(b.closers, r.stop)
+		}
+		return r, err
+	})
+}
+
+// turn makes a contestant of a command that wants the registry; fresh is what is not timed before each round.
+func turn(name string, start func() (*registry, error), fresh func(*registry) error, command func(*registry) *exec.Cmd) contestant {
+	var r *registry
+	return contestant{name: name, prepare: func() (err error) {
+		if r, err = start(); err != nil {
+			return err
+		}
+		return fresh(r)
+	}, command: func() *exec.Cmd { return command(r) }}
+}
+
+// pull brings the image into a store that has nothing, beside skopeo into a directory.
+func (b *bench) pull(start func() (*registry, error)) *work {
+	gone := func(name string) func(*registry) error {
+		return func(*registry) error { return remove(b.path(name)) }
+	}
+	return &work{name: "pull 10,000 files + 500 MiB", mark: "≤ skopeo", contestants: []contestant{
+		turn("floor", start, gone("floor"), func(r *registry) *exec.Cmd { return b.command("sh", "-c", floorPull, "sh", r.host, r.digest) }),
+		turn("mk", start, gone("pulled"), func(r *registry) *exec.Cmd {
+			cmd := b.command(b.mk, "pull", "-q", r.host+"/bench")
+			cmd.Env = append(cmd.Env, "MK_ROOT="+b.path("pulled"))
+			return cmd
+		}),
+		turn("skopeo to a directory", start, gone("copied"), func(r *registry) *exec.Cmd {
+			return b.command("skopeo", "--policy", b.path("policy.json"), "copy", "-q", "--src-tls-verify=false", "docker://"+r.host+"/bench", "dir:"+b.path("copied"))
+		}),
+	}}
+}
+
+// push sends what pull brought to a registry that has nothing.
+func (b *bench) push(start func() (*registry, error)) *work {
+	empty := func(r *registry) error {
+		for _, have := range [][]string{
+			{"test", "-d", b.path("pulled")}, {"test", "-d", b.path("copied")},
+		} {
+			if b.command(have[0], have[1:]...).Run() != nil {
+				return fmt.Errorf("the line of the pull comes first")
+			}
+		}
+		return remove(b.path("registry", "data"))
+	}
+	return &work{name: "push it, compressed already", mark: "≤ skopeo", contestants: []contestant{
+		turn("floor", start, empty, func(r *registry) *exec.Cmd { return b.command("sh", "-c", floorPush, "sh", r.host, r.digest) }),
+		turn("mk", start, empty, func(r *registry) *exec.Cmd {
+			cmd := b.command(b.mk, "push", "-q", r.host+"/bench", r.host+"/mk")
+			cmd.Env = append(cmd.Env, "MK_ROOT="+b.path("pulled"))
+			return cmd
+		}),
+		turn("skopeo from a directory", start, empty, func(r *registry) *exec.Cmd {
+			return b.command("skopeo", "--policy", b.path("policy.json"), "copy", "-q", "--dest-tls-verify=false", "dir:"+b.path("copied"), "docker://"+r.host+"/skopeo")
+		}),
+	}}
+}
+
+// registryWorks are the lines about registries; none where there is no registry to measure with.
+func (b *bench) registryWorks() []*work {
+	for _, program := range []string{"docker-registry", "skopeo", "curl"} {
+		if _, err := exec.LookPath(program); err != nil {
+			fmt.Fprintf(os.Stderr, "pull and push are left out: %v\n", err)
+			return nil
+		}
+	}
+	start := b.overRegistry()
+	pull, push := b.pull(start), b.push(start)
+	return []*work{pull, inMemory(b.pull(start), "peak memory of that pull"), push, inMemory(b.push(start), "peak memory of that push")}
+}
+
+// inMemory makes a work's line about peak memory, which has no floor.
+func inMemory(w *work, name string) *work {
+	w.name, w.mark, w.memory = name, "≤ 150 MiB", true
+	w.contestants = w.contestants[1:]
+	return w
+}
