@@ -32,7 +32,7 @@ import (
 	"time"
 )
 
-// vmLimit ends the machine. On two busy cores it needs two minutes.
+// vmLimit ends the machine. On two cores that had nine other processes to run it took four minutes.
 const vmLimit = 8 * time.Minute
 
 func TestVM(t *testing.T) {
