@@ -13,7 +13,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/go-containerregistry/pkg/registry"
+	inmemory "github.com/google/go-containerregistry/pkg/registry"
 )
 
 // floorStep is the least that a step or a container can be: namespaces, an overlay over
@@ -125,7 +125,7 @@ func (b *bench) noOpRebuild() *work {
 func (b *bench) noOpCache() *work {
 	w := b.noOpRebuild()
 	w.name, w.mark = "the same rebuild with a cache to export, nothing new", "≤ 200 ms more"
-	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0)))) // ends with the process
+	server := httptest.NewServer(inmemory.New(inmemory.Logger(log.New(io.Discard, "", 0)))) // ends with the process
 	host := strings.TrimPrefix(server.URL, "http://")
 	for i := range w.contestants[1:] {
 		c := &w.contestants[i+1]
