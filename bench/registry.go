@@ -13,11 +13,11 @@ import (
 	"time"
 )
 
-// registry is a docker-registry of the bench's own, and an image in it.
+// distribution is a docker-registry of the bench's own, and an image in it.
 //
 //	registry/data   what it keeps
 //	layer           the image's one layer as the registry has it, gzip
-type registry struct {
+type distribution struct {
 	host   string
 	digest string // of the layer
 	stop   func()
@@ -38,7 +38,7 @@ curl -sf -X PUT "$at&digest=$2"
 `
 
 // startRegistry starts the registry and puts the image of 10,000 files + 500 MiB into it, once.
-func (b *bench) startRegistry() (*registry, error) {
+func (b *bench) startRegistry() (*distribution, error) {
 	dir := b.path("registry")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
@@ -57,7 +57,7 @@ func (b *bench) startRegistry() (*registry, error) {
 	if err := run.Start(); err != nil {
 		return nil, err
 	}
-	r := &registry{stop: func() { run.Process.Kill(); run.Wait() }}
+	r := &distribution{stop: func() { run.Process.Kill(); run.Wait() }}
 	at := make(chan string, 1)
 	go func() {
 		for lines := bufio.NewScanner(said); lines.Scan(); {
@@ -93,8 +93,8 @@ curl -sf -o $BENCH/layer http://$1/v2/bench/blobs/$digest && echo $digest >$BENC
 }
 
 // overRegistry gives a contestant the registry when its turn comes first: a bench of other lines needs none.
-func (b *bench) overRegistry() func() (*registry, error) {
-	return sync.OnceValues(func() (*registry, error) {
+func (b *bench) overRegistry() func() (*distribution, error) {
+	return sync.OnceValues(func() (*distribution, error) {
 		r, err := b.startRegistry()
 		if err == nil {
 			b.closers = append(b.closers, r.stop)
@@ -104,8 +104,8 @@ func (b *bench) overRegistry() func() (*registry, error) {
 }
 
 // turn makes a contestant of a command that wants the registry; fresh is what is not timed before each round.
-func turn(name string, start func() (*registry, error), fresh func(*registry) error, command func(*registry) *exec.Cmd) contestant {
-	var r *registry
+func turn(name string, start func() (*distribution, error), fresh func(*distribution) error, command func(*distribution) *exec.Cmd) contestant {
+	var r *distribution
 	return contestant{name: name, prepare: func() (err error) {
 		if r, err = start(); err != nil {
 			return err
@@ -115,26 +115,26 @@ func turn(name string, start func() (*registry, error), fresh func(*registry) er
 }
 
 // pull brings the image into a store that has nothing, beside skopeo into a directory.
-func (b *bench) pull(start func() (*registry, error)) *work {
-	gone := func(name string) func(*registry) error {
-		return func(*registry) error { return remove(b.path(name)) }
+func (b *bench) pull(start func() (*distribution, error)) *work {
+	gone := func(name string) func(*distribution) error {
+		return func(*distribution) error { return remove(b.path(name)) }
 	}
 	return &work{name: "pull 10,000 files + 500 MiB", mark: "≤ skopeo", contestants: []contestant{
-		turn("floor", start, gone("floor"), func(r *registry) *exec.Cmd { return b.command("sh", "-c", floorPull, "sh", r.host, r.digest) }),
-		turn("mk", start, gone("pulled"), func(r *registry) *exec.Cmd {
+		turn("floor", start, gone("floor"), func(r *distribution) *exec.Cmd { return b.command("sh", "-c", floorPull, "sh", r.host, r.digest) }),
+		turn("mk", start, gone("pulled"), func(r *distribution) *exec.Cmd {
 			cmd := b.command(b.mk, "pull", "-q", r.host+"/bench")
 			cmd.Env = append(cmd.Env, "MK_ROOT="+b.path("pulled"))
 			return cmd
 		}),
-		turn("skopeo to a directory", start, gone("copied"), func(r *registry) *exec.Cmd {
+		turn("skopeo to a directory", start, gone("copied"), func(r *distribution) *exec.Cmd {
 			return b.command("skopeo", "--policy", b.path("policy.json"), "copy", "-q", "--src-tls-verify=false", "docker://"+r.host+"/bench", "dir:"+b.path("copied"))
 		}),
 	}}
 }
 
 // push sends what pull brought to a registry that has nothing.
-func (b *bench) push(start func() (*registry, error)) *work {
-	empty := func(r *registry) error {
+func (b *bench) push(start func() (*distribution, error)) *work {
+	empty := func(r *distribution) error {
 		for _, have := range [][]string{
 			{"test", "-d", b.path("pulled")}, {"test", "-d", b.path("copied")},
 		} {
@@ -145,13 +145,13 @@ func (b *bench) push(start func() (*registry, error)) *work {
 		return remove(b.path("registry", "data"))
 	}
 	return &work{name: "push it, compressed already", mark: "≤ skopeo", contestants: []contestant{
-		turn("floor", start, empty, func(r *registry) *exec.Cmd { return b.command("sh", "-c", floorPush, "sh", r.host, r.digest) }),
-		turn("mk", start, empty, func(r *registry) *exec.Cmd {
+		turn("floor", start, empty, func(r *distribution) *exec.Cmd { return b.command("sh", "-c", floorPush, "sh", r.host, r.digest) }),
+		turn("mk", start, empty, func(r *distribution) *exec.Cmd {
 			cmd := b.command(b.mk, "push", "-q", r.host+"/bench", r.host+"/mk")
 			cmd.Env = append(cmd.Env, "MK_ROOT="+b.path("pulled"))
 			return cmd
 		}),
-		turn("skopeo from a directory", start, empty, func(r *registry) *exec.Cmd {
+		turn("skopeo from a directory", start, empty, func(r *distribution) *exec.Cmd {
 			return b.command("skopeo", "--policy", b.path("policy.json"), "copy", "-q", "--dest-tls-verify=false", "dir:"+b.path("copied"), "docker://"+r.host+"/skopeo")
 		}),
 	}}

@@ -33,7 +33,7 @@ func (b *bench) works() []*work {
 	return append([]*work{
 		b.version(), b.runTrue(), b.fiftySteps(), b.sleeps(), b.chain(), b.fan(), b.plan(),
 		b.noOpRebuild(), b.noOpCache(), b.oneChanged(), b.copyFiles(), b.writeFilesInStep(), b.save(), b.memory(),
-		b.noOpMany(), b.hashMany(),
+		b.noOpMany(), b.hashMany(), b.published(), b.wayOut(),
 	}, slices.Concat(b.modes(), b.registryWorks())...)
 }
 
@@ -333,4 +333,48 @@ func (b *bench) hashMany() *work {
 	ready := w.contestants[1].prepare
 	w.contestants[1].prepare = func() error { return errors.Join(ready(), os.RemoveAll(b.path("mk/stat"))) }
 	return w
+}
+
+// zeros are 2 GB to send: a file without blocks, so that no disk is measured.
+const zeros = "mkdir -p $BENCH/zeros && truncate -s 2G $BENCH/zeros/large || exit\n"
+
+// published is what it costs to come into a container by a published port: curl reads from an httpd
+// in one, which has the machine's network for the floor.
+func (b *bench) published() *work {
+	serve := func(flags, at string) *exec.Cmd {
+		return b.command("sh", "-c", zeros+`
+			id=$(`+b.mk+` run -d --rm -v $BENCH/zeros:/zeros `+flags+` -h /zeros 2>/dev/null) || exit
+			i=0
+			until curl -sfI -o /dev/null http://`+at+`/large || [ $((i+=1)) = 100 ]; do sleep 0.01; done
+			curl -sf -o /dev/null http://`+at+`/large
+			status=$?
+			`+b.mk+` stop -t 0 $id >/dev/null
+			exit $status`)
+	}
+	return &work{name: "2 GB in by a published port", mark: "–", contestants: []contestant{
+		{name: "floor", command: func() *exec.Cmd {
+			return serve("--network host bench httpd -f -p 127.0.0.1:18097", "127.0.0.1:18097")
+		}},
+		{name: "mk", command: func() *exec.Cmd { return serve("-p 127.0.0.1:18098:80 bench httpd -f -p 80", "127.0.0.1:18098") }},
+	}}
+}
+
+// wayOut is what it costs to go out of a private network: wget in a container reads from an httpd on
+// the machine's own address, through the machine's network for the floor.
+func (b *bench) wayOut() *work {
+	fetch := func(network string) *exec.Cmd {
+		return b.command("sh", "-c", zeros+`
+			at=$(hostname -I | cut -d' ' -f1)
+			busybox httpd -f -p $at:18099 -h $BENCH/zeros &
+			server=$!
+			sleep 0.05
+			`+b.mk+` run --rm --network `+network+` bench wget -q -O /dev/null http://$at:18099/large
+			status=$?
+			kill $server
+			exit $status`)
+	}
+	return &work{name: "2 GB out of a private network", mark: "–", contestants: []contestant{
+		{name: "floor", command: func() *exec.Cmd { return fetch("host") }},
+		{name: "mk", command: func() *exec.Cmd { return fetch("private") }},
+	}}
 }

@@ -36,5 +36,7 @@
 // The files of a container: spec.go what it is, start.go and stubs.go before and after it, init.go
 // its beginning, read straight through, and the steps of that in mounts.go, dev.go, terminal.go,
 // become.go, reap.go; wire.go how the two sides talk; seccomp.go and bpf.go the filter. Of its life:
-// state.go what is kept, holder.go who keeps it, and exec.go.
+// state.go what is kept, holder.go who keeps it, and exec.go. Of its network: network.go, its way out
+// in network_user.go, its ways in in ports.go, to others in network_bridge.go and names.go, and how the kernel is
+// asked in netlink.go.
 package container

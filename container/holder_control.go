@@ -19,6 +19,7 @@ import (
 //	exec    ← started, with a descriptor when a terminal was asked for; then ended
 //	wait    ← ended
 //	signal, stop, root  ← done
+//	network             ← done, with the namespaces that make its network: see Network
 //
 // On a connection of attach or exec, signal and resize may follow; they have no answer.
 // ErrKilled is what a caller makes of an end of file in place of an answer.

@@ -48,6 +48,7 @@ type Spec struct {
 
 	Namespaces Namespaces
 	Cgroup     *Cgroup       `json:"-"` // of all processes of the container; nil: that of the caller. Start takes it over
+	Network    *Network      `json:"-"` // with Namespaces.Net: made before; stays the caller's, and open until after Wait
 	Terminal   *Size         // non-nil: a pty of this size in the container's devpts; see Process.Terminal
 	Grace      time.Duration // between SIGTERM and SIGKILL when Start's context ends; 0 is half a second
 }
@@ -67,7 +68,7 @@ type Rlimit struct {
 // Namespaces says which of the optional namespaces are new. Mount and pid always are.
 type Namespaces struct {
 	HostIPC, HostUTS bool // those of stage inside, in place of new ones
-	Net              bool // with lo up and nothing else; false: the network of stage inside
+	Net              bool // Spec.Network, or one with lo up and nothing else; false: the network of stage inside
 	Cgroup           bool // rooted in Spec.Cgroup; false: the one around
 }
 

@@ -163,9 +163,13 @@ func spawnInit(spec *Spec, root *os.File, sources []*os.File, stdio IO) (_ *os.P
 		}
 	}
 
+	kinds := spec.Namespaces.flags() &^ unix.CLONE_NEWCGROUP // that is made inside it
+	if spec.Network != nil {
+		kinds &^= unix.CLONE_NEWNET
+	}
 	sys := &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWPID | uintptr(spec.Namespaces.flags()&^unix.CLONE_NEWCGROUP), // that is made inside it
-		Setsid:     true,                                                                       // not the caller's terminal: nothing can be typed into it (TIOCSTI)
+		Cloneflags: unix.CLONE_NEWPID | uintptr(kinds),
+		Setsid:     true, // not the caller's terminal: nothing can be typed into it (TIOCSTI)
 		Pdeathsig:  unix.SIGKILL,
 	}
 	if spec.Cgroup != nil {
@@ -175,7 +179,11 @@ func spawnInit(spec *Spec, root *os.File, sources []*os.File, stdio IO) (_ *os.P
 	if spec.Name != "" {
 		name += " " + spec.Name
 	}
-	proc, err := onSpawner(func() (*os.Process, error) {
+	on := onSpawner
+	if spec.Namespaces.Net && spec.Network != nil {
+		on = spec.Network.spawn
+	}
+	proc, err := on(func() (*os.Process, error) {
 		return os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", selfFD), []string{name}, &os.ProcAttr{
 			Env:   []string{}, // nothing of ours: it would be in the container's /proc/1/environ
 			Files: files,

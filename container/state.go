@@ -29,6 +29,7 @@ import (
 //	    change           flock: held while somebody starts, copies into or removes it
 //	    running          write-locked (OFD) exactly while its holder lives
 //	    control          the holder's socket
+//	    network.json     NetworkStatus: its network, while it runs and has one of its own
 //	    log              what it wrote: docker's JSON lines
 //	    etc/             its own hosts, hostname and resolv.conf
 //	    layer/           what it changed: a kept draft of package snapshot

@@ -48,6 +48,9 @@ const (
 	OpStore   Op = "keep trees in"
 	OpNotify  Op = "install a seccomp notifier"
 	OpCgroup  Op = "limit" // What: a flag, or the container
+	OpTun     Op = "use"   // What: /dev/net/tun
+	OpWayOut  Op = "make a way out of the container's network"
+	OpListen  Op = "listen on" // What: the number of a port
 )
 
 var (
@@ -91,6 +94,7 @@ type facts struct {
 	user       string
 	nextSubid  uint64 // the first ID above every range in /etc/subuid and /etc/subgid
 	installer  string // the package manager on PATH
+	firstPort  string // net.ipv4.ip_unprivileged_port_start
 }
 
 func readFacts(op Op, what string) facts {
@@ -115,7 +119,9 @@ func readFacts(op Op, what string) facts {
 			text, _ := os.ReadFile(file)
 			f.nextSubid = max(f.nextSubid, endOfRanges(string(text)))
 		}
-	case OpHelper:
+	case OpListen:
+		f.firstPort = readKnob("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+	case OpHelper, OpWayOut:
 		for _, name := range []string{"apt-get", "dnf", "yum", "apk", "pacman", "zypper"} {
 			if _, err := exec.LookPath(name); err == nil {
 				f.installer = name
@@ -246,6 +252,22 @@ func advise(op Op, what string, err error, f facts) string {
 		if denied || errors.Is(err, syscall.EINVAL) {
 			return "the container has no such ID: mode single maps one, and a subordinate range only as many as it is long; 'mk info' shows the maps and what a range needs"
 		}
+	case OpTun:
+		switch {
+		case denied:
+			return "the device of user-mode networks is for others only; run 'sudo chmod 0666 " + what + "', as distributions have it"
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENODEV), errors.Is(err, syscall.ENXIO):
+			return "the device of user-mode networks is missing; run 'sudo modprobe tun' (in a container: give it --device " + what + ")"
+		}
+	case OpWayOut:
+		if errors.Is(err, exec.ErrNotFound) {
+			return adviseWayOut(f)
+		}
+	case OpListen:
+		if denied {
+			return "ports below " + f.firstPort + " are for root only on this machine, and in a user namespace not even for it; take a higher one, or run " +
+				"'sudo sysctl -w net.ipv4.ip_unprivileged_port_start=" + what + "'"
+		}
 	case OpNotify:
 		if errors.Is(err, syscall.EBUSY) {
 			return "the container around mk has a seccomp notifier of its own, and the kernel allows one"
@@ -255,6 +277,20 @@ func advise(op Op, what string, err error, f facts) string {
 		}
 	}
 	return ""
+}
+
+func adviseWayOut(f facts) string {
+	switch f.installer {
+	case "apt-get", "dnf", "yum", "apk", "zypper":
+		verb := map[string]string{"apk": "add"}[f.installer]
+		if verb == "" {
+			verb = "install"
+		}
+		return "run 'sudo " + f.installer + " " + verb + " passt', or slirp4netns"
+	case "pacman":
+		return "run 'sudo pacman -S passt', or slirp4netns"
+	}
+	return "install pasta, of the package passt, or slirp4netns"
 }
 
 func adviseHelper(name string, err error, f facts) string {

@@ -21,6 +21,9 @@
 // nothing yet and is thrown away, the child that was let through is kept and becomes inside. So
 // trying costs nothing where it succeeds.
 //
+// Two stages inside that are to share a network must share the user namespace that owns it: Join
+// is Launch into one that is there.
+//
 // A refusal of the kernel is a Refusal: the errno, what it means on this machine, and the one
 // command that mends it (Advice). Survey tries everything once, for mk info.
 //

@@ -1,7 +1,6 @@
 package userns
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,7 +36,7 @@ func Survey(in *Inside, dir string) Report {
 	r.Notifier, r.FastWake = tryNotifier()
 	r.Notifier = Explain(OpNotify, "", r.Notifier)
 	if fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
-		r.Tun = fmt.Errorf("open /dev/net/tun: %w", err)
+		r.Tun = Explain(OpTun, "/dev/net/tun", err)
 	} else {
 		unix.Close(fd)
 	}

@@ -60,7 +60,7 @@ func (b *building) sandbox() (builder.Sandbox, error) {
 		return s, fmt.Errorf("--network %s: want default, none or host", f.network)
 	}
 	var err error
-	if s.Hosts, err = hostLines(f.hosts); err != nil {
+	if s.Hosts, err = hostLines(f.hosts, "127.0.0.1"); err != nil {
 		return s, err
 	}
 	args := b.args
@@ -77,8 +77,9 @@ func (b *building) sandbox() (builder.Sandbox, error) {
 	return s, f.steps.apply(&s)
 }
 
-// hostLines makes lines of /etc/hosts of --add-host name:address or name=address.
-func hostLines(words []string) ([]string, error) {
+// hostLines makes lines of /etc/hosts of --add-host name:address or name=address. gateway is the
+// address host-gateway; the machine's loopback where its network is shared.
+func hostLines(words []string, gateway string) ([]string, error) {
 	var lines []string
 	for _, w := range words {
 		i := strings.IndexAny(w, "=:")
@@ -87,7 +88,7 @@ func hostLines(words []string) ([]string, error) {
 		}
 		name, addr := w[:i], strings.Trim(w[i+1:], "[]")
 		if addr == "host-gateway" {
-			addr = "127.0.0.1" // steps share the host's network
+			addr = gateway
 		}
 		if _, err := netip.ParseAddr(addr); err != nil {
 			return nil, fmt.Errorf("--add-host %s: %q is no address", w, addr)

@@ -31,7 +31,7 @@ type holding struct {
 // hold starts a container, tells the process outside, lets go of the caller's terminal and of the
 // store, and stays until the container has ended. It is in the stage inside.
 func (a *app) hold(h holding) error {
-	if len(a.in.Files) != 1 {
+	if len(a.in.Files) == 0 {
 		return errors.New("hold a container: there is nobody to tell")
 	}
 	client, err := container.NewConn(a.in.Files[0])
@@ -42,10 +42,8 @@ func (a *app) hold(h holding) error {
 	if err := json.Unmarshal(h.c.Words, &w); err != nil {
 		return fmt.Errorf("container %s: %w", h.c.Name, err)
 	}
-	if err := refreshResolv(h.c.Path("etc")); err != nil {
-		return err
-	}
 	s, c, layer := h.store, h.c, h.layer
+	at := &socket{given: a.in.Files[1:]}
 	ready := false
 	stop := func() {} // what goes on beside a run
 	err = c.Hold(context.Background(), container.Run{
@@ -58,7 +56,7 @@ func (a *app) hold(h holding) error {
 				}
 				w.Limits = said.Limits
 			}
-			p, stop, err = s.start(ctx, c, &w, layer, stdio)
+			p, stop, err = s.start(ctx, c, &w, layer, at, stdio)
 			return p, err
 		},
 		After: func() { stop() },
@@ -157,32 +155,13 @@ func (s *store) removeContainer(c *container.Container, layer *snapshot.Draft, w
 	return nil
 }
 
-// writeEtc makes the files of /etc that are a container's own and never part of an image.
-func writeEtc(dir, hostname string, hosts []string) error {
-	lines, err := hostLines(hosts)
-	if err != nil {
-		return err
-	}
+// writeEtc makes the directory of the files of /etc that are a container's own and never part of an
+// image; hosts and resolv.conf are written anew by every start (writeNames).
+func writeEtc(dir, hostname string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
-	text := "127.0.0.1\tlocalhost " + hostname + "\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-	if len(lines) > 0 {
-		text += strings.Join(lines, "\n") + "\n"
-	}
-	if err := writeFile(filepath.Join(dir, "hosts"), text); err != nil {
-		return err
-	}
 	return writeFile(filepath.Join(dir, "hostname"), hostname+"\n")
-}
-
-// refreshResolv gives a container the machine's resolv.conf of today.
-func refreshResolv(dir string) error {
-	text, err := os.ReadFile("/etc/resolv.conf")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return writeFile(filepath.Join(dir, "resolv.conf"), string(text))
 }
 
 // writeFile writes a file that everybody may read, whatever the umask.

@@ -55,28 +55,33 @@ func newInspect(a *app) *cobra.Command {
 				}
 				docs = append(docs, doc)
 			}
-			if format == "" || format == "json" {
-				enc := json.NewEncoder(os.Stdout)
-				enc.SetEscapeHTML(false)
-				enc.SetIndent("", "    ")
-				return enc.Encode(docs)
-			}
-			t, err := template.New("format").Funcs(templateFuncs).Parse(format + "\n")
-			if err != nil {
-				return fmt.Errorf("--format: %w", err)
-			}
-			for _, doc := range docs {
-				if err := t.Execute(os.Stdout, doc); err != nil {
-					return fmt.Errorf("--format: %w", err)
-				}
-			}
-			return nil
+			return printDocuments(docs, format)
 		},
 	}
 	c.Flags().StringVarP(&format, "format", "f", "", "Go template over the document")
 	c.Flags().StringVar(&kind, "type", "", "container, image or volume (default: whichever has the name, in this order)")
 	c.Flags().StringVar(&platform, "platform", "", "of this platform of a multi-platform image, as os/arch[/variant]")
 	return c
+}
+
+// printDocuments prints documents as JSON, or each by a template.
+func printDocuments[T any](docs []T, format string) error {
+	if format == "" || format == "json" {
+		enc := json.NewEncoder(os.Stdout)
+		enc.SetEscapeHTML(false)
+		enc.SetIndent("", "    ")
+		return enc.Encode(docs)
+	}
+	t, err := template.New("format").Funcs(templateFuncs).Parse(format + "\n")
+	if err != nil {
+		return fmt.Errorf("--format: %w", err)
+	}
+	for _, doc := range docs {
+		if err := t.Execute(os.Stdout, doc); err != nil {
+			return fmt.Errorf("--format: %w", err)
+		}
+	}
+	return nil
 }
 
 // anyDocument finds what has a name: a container, else an image, of a platform if one is given, else a volume.

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"net"
+	"strconv"
 	"time"
 
 	"mk/container"
@@ -31,19 +33,24 @@ type containerDocument struct {
 	Driver         string
 	Platform       string
 	HostConfig     struct {
-		NetworkMode    string
-		RestartPolicy  struct{ Name string }
-		AutoRemove     bool
-		CapAdd         []string
-		CapDrop        []string
-		ExtraHosts     []string
-		Privileged     bool
-		ReadonlyRootfs bool
-		SecurityOpt    []string
-		Sysctls        []string
-		Ulimits        []string
-		Init           bool
-		ShmSize        string
+		NetworkMode     string
+		PortBindings    map[string][]bindingDocument
+		PublishAllPorts bool
+		Dns             []string
+		DnsSearch       []string
+		DnsOptions      []string
+		RestartPolicy   struct{ Name string }
+		AutoRemove      bool
+		CapAdd          []string
+		CapDrop         []string
+		ExtraHosts      []string
+		Privileged      bool
+		ReadonlyRootfs  bool
+		SecurityOpt     []string
+		Sysctls         []string
+		Ulimits         []string
+		Init            bool
+		ShmSize         string
 		limitsDocument
 	}
 	Mounts []mountDocument
@@ -57,8 +64,9 @@ type containerDocument struct {
 		Labels          map[string]string
 		StopSignal      string
 		StopTimeout     int
+		ExposedPorts    map[string]struct{} `json:",omitempty"`
 	}
-	NetworkSettings struct{ Ports map[string]any }
+	NetworkSettings networkDocument
 	Userns          string // mk's own: the mode of its files
 }
 
@@ -105,6 +113,60 @@ func describeLimits(w words) limitsDocument {
 	return d
 }
 
+// networkDocument is docker's NetworkSettings.
+type networkDocument struct {
+	Ports map[string][]bindingDocument // null: exposed only
+	endpointDocument
+	Networks map[string]endpointDocument
+}
+
+type bindingDocument struct {
+	HostIp   string // docker's spelling
+	HostPort string
+}
+
+// endpointDocument is where a container is in a network.
+type endpointDocument struct {
+	Gateway, IPAddress  string
+	IPPrefixLen         int
+	GlobalIPv6Address   string
+	GlobalIPv6PrefixLen int
+	MacAddress          string
+	Driver              string `json:",omitempty"` // mk's own: the program that is the way out
+}
+
+// describeNetwork tells how a container is connected at this moment.
+func describeNetwork(v seen) networkDocument {
+	d := networkDocument{Ports: map[string][]bindingDocument{}, Networks: map[string]endpointDocument{}}
+	n := v.network
+	if n == nil {
+		d.Networks[v.words.Network] = endpointDocument{}
+		return d
+	}
+	for _, e := range v.words.Exposed {
+		d.Ports[e] = nil
+	}
+	for _, p := range n.Ports {
+		for _, at := range listens(p) {
+			host, port, _ := net.SplitHostPort(at) // of listens' own making
+			d.Ports[portName(p)] = append(d.Ports[portName(p)], bindingDocument{host, port})
+		}
+	}
+	e := endpointDocument{MacAddress: n.MAC, Driver: n.Driver}
+	if n.Address.IsValid() {
+		e.IPAddress, e.IPPrefixLen = n.Address.Addr().String(), n.Address.Bits()
+	}
+	if n.Gateway.IsValid() {
+		e.Gateway = n.Gateway.String()
+	}
+	if n.Addr6.IsValid() {
+		e.GlobalIPv6Address, e.GlobalIPv6PrefixLen = n.Addr6.Addr().String(), n.Addr6.Bits()
+	}
+	d.endpointDocument = e
+	d.Networks[v.words.Network] = e
+	return d
+}
+
 type mountDocument struct {
 	Type, Name, Source, Destination string
 	RW                              bool
@@ -145,6 +207,24 @@ func describeContainer(c *container.Container) (*containerDocument, error) {
 	g.Hostname, g.User, g.Tty, g.OpenStdin, g.Env = c.Hostname, c.User, c.Tty, c.Stdin, c.Env
 	g.Entrypoint, g.Cmd = c.Command[:c.Entrypoint], c.Command[c.Entrypoint:]
 	g.Image, g.WorkingDir, g.Labels, g.StopSignal, g.StopTimeout = c.Image, c.Dir, c.Labels, c.StopSignal, c.StopTimeout
-	d.NetworkSettings.Ports = map[string]any{}
+	h.PortBindings, h.PublishAllPorts = map[string][]bindingDocument{}, w.PublishAll
+	for _, p := range w.Ports {
+		b := bindingDocument{HostIp: p.IP}
+		if p.Host != 0 {
+			b.HostPort = strconv.Itoa(int(p.Host))
+		}
+		if p.HostEnd > p.Host {
+			b.HostPort += "-" + strconv.Itoa(int(p.HostEnd))
+		}
+		h.PortBindings[portName(p)] = append(h.PortBindings[portName(p)], b)
+	}
+	h.Dns, h.DnsSearch, h.DnsOptions = w.DNS, w.DNSSearch, w.DNSOptions
+	if len(w.Exposed) > 0 {
+		g.ExposedPorts = map[string]struct{}{}
+		for _, e := range w.Exposed {
+			g.ExposedPorts[e] = struct{}{}
+		}
+	}
+	d.NetworkSettings = describeNetwork(v)
 	return d, nil
 }

@@ -139,7 +139,7 @@ func newRoot(a *app) *cobra.Command {
 		newBuild, newRun,
 		newPull, newPush, newImages, newTag, newRmi, newInspect, newHistory, newSave, newLoad, newImport, newImage, newManifest, newLogin, newLogout,
 		newCreate, newStart, newStop, newKill, newRestart, newRm, newWait, newPs, newLogs, newAttach, newExec, newRename,
-		newDiff, newCommit, newExport, newCp, newTop, newEvents, newContainer, newVolume,
+		newDiff, newCommit, newExport, newCp, newTop, newPort, newEvents, newContainer, newVolume, newNetwork,
 		newStats, newUpdate, newPause, newUnpause,
 		newCache, newInfo, newCheck, newPrune, newVersion,
 	} {

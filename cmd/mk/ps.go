@@ -38,8 +38,9 @@ var containerHeadings = map[string]string{"ID": "CONTAINER ID", "RunningFor": "C
 // seen is a container at one moment.
 type seen struct {
 	*container.Container
-	status container.Status
-	words  words
+	status  container.Status
+	words   words
+	network *container.NetworkStatus // nil: the machine's, or it does not run
 }
 
 func look(c *container.Container) (seen, error) {
@@ -48,6 +49,9 @@ func look(c *container.Container) (seen, error) {
 		return seen{}, err
 	}
 	s := seen{Container: c, status: st}
+	if s.network, err = c.Network(); err != nil {
+		return seen{}, err
+	}
 	return s, json.Unmarshal(c.Words, &s.words)
 }
 
@@ -142,6 +146,13 @@ func (v seen) line(noTrunc, sizes bool) containerLine {
 		}
 	}
 	l.Mounts = strings.Join(mounts, ",")
+	if v.status.Running && v.words.isolated() {
+		var published []container.Port
+		if v.network != nil {
+			published = v.network.Ports
+		}
+		l.Ports = portsText(v.words.Exposed, published)
+	}
 	if sizes {
 		l.Size = size(diskUse(v.Path("layer")))
 	}

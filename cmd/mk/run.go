@@ -203,7 +203,7 @@ func (a *app) runOutside(f *runFlags, line []string) error {
 	if err != nil {
 		return err
 	}
-	s, err := a.launch(choice, line)
+	s, err := a.launch(choice, f.Network, line)
 	if err != nil {
 		return err
 	}
@@ -329,7 +329,7 @@ func (s *store) createContainer(ctx context.Context, f *runFlags, name string, a
 		d.Close()
 		return nil, nil, err
 	}
-	if err := writeEtc(d.Path("etc"), record.Hostname, f.Hosts); err != nil {
+	if err := writeEtc(d.Path("etc"), record.Hostname); err != nil {
 		layer.Discard()
 		d.Close()
 		return nil, nil, err
@@ -393,25 +393,40 @@ func (f *runFlags) record(origin container.Record, config image.RunConfig, args 
 	if r.Labels, err = f.labelsOver(config.Labels); err != nil {
 		return nil, err
 	}
+	f.Exposed = slices.Sorted(maps.Keys(config.ExposedPorts))
+	if err := f.words.settle(); err != nil {
+		return nil, err
+	}
 	if r.Hostname == "" {
 		r.Hostname = r.ID[:12]
-		if f.Network == "host" || f.UTS == "host" {
+		if !f.isolated() || f.UTS == "host" {
 			if name, err := os.Hostname(); err == nil {
 				r.Hostname = name
 			}
 		}
 	}
-	return r, f.words.settle()
+	return r, nil
 }
 
 // start starts one run of a container. stop is to be called when it has ended.
-func (s *store) start(ctx context.Context, c *container.Container, w *words, layer *snapshot.Draft, stdio container.IO) (_ *container.Process, stop func(), err error) {
+func (s *store) start(ctx context.Context, c *container.Container, w *words, layer *snapshot.Draft, at *socket, stdio container.IO) (_ *container.Process, stop func(), err error) {
 	stop = func() {}
 	root, err := w.openRoot(layer.Remount)
 	if err != nil {
 		return nil, stop, err
 	}
 	stop = func() { root.Close() }
+	network, unplug, err := s.openNetwork(ctx, c, w, at)
+	stop = func() {
+		unplug()
+		root.Close()
+	}
+	if err == nil {
+		err = s.writeNames(c, w, network)
+	}
+	if err != nil {
+		return nil, stop, err
+	}
 	var opened []*os.File
 	defer func() {
 		for _, f := range opened {
@@ -422,6 +437,7 @@ func (s *store) start(ctx context.Context, c *container.Container, w *words, lay
 	if err != nil {
 		return nil, stop, err
 	}
+	spec.Network = network
 	if c.Tty {
 		size := terminalSize()
 		spec.Terminal = &size

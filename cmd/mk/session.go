@@ -33,12 +33,17 @@ var errDetached = errors.New("detached")
 
 // launch starts a container's holder with a command line of mk, and returns when the container
 // runs. If it does not come to that, inside has said why, and its exit status is the error.
-func (a *app) launch(choice userns.Choice, args []string) (*session, error) {
+func (a *app) launch(choice userns.Choice, network string, args []string) (*session, error) {
+	neighbours, err := findNeighbours(network)
+	if err != nil {
+		return nil, err
+	}
+	defer neighbours.close()
 	conn, theirs, err := container.ConnPair()
 	if err != nil {
 		return nil, err
 	}
-	child, err := userns.Launch(choice, args, theirs)
+	child, err := neighbours.enter(choice, args, theirs)
 	theirs.Close()
 	if err != nil {
 		conn.Close()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -81,7 +82,11 @@ func (a *app) holder(c *container.Container, flags ...string) (*session, error) 
 		return nil, fmt.Errorf("start %s: %w", c.Name, err)
 	}
 	args := append([]string{"start", "--userns", c.Mode}, flags...)
-	return a.launch(choice, append(args, c.ID))
+	var w words
+	if err := json.Unmarshal(c.Words, &w); err != nil {
+		return nil, fmt.Errorf("start %s: %w", c.Name, err)
+	}
+	return a.launch(choice, w.Network, append(args, c.ID))
 }
 
 // start starts a container in the background; one that runs is left as it is.
@@ -260,7 +265,7 @@ func newContainer(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "container", Short: "Manage containers"}
 	for _, make := range []func(*app) *cobra.Command{
 		newRun, newCreate, newStart, newStop, newKill, newRestart, newRm, newWait, newPs, newLogs, newAttach,
-		newExec, newRename, newDiff, newCommit, newExport, newCp, newTop, newContainerPrune,
+		newExec, newRename, newDiff, newCommit, newExport, newCp, newTop, newPort, newContainerPrune,
 		newStats, newUpdate, newPause, newUnpause,
 	} {
 		sub := make(a)

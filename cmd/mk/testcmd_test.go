@@ -81,8 +81,17 @@ func cmdStatus(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // need MODE...
-// skips the script where mk runs in another mode; "need PROGRAM" where it is not on PATH.
+// skips the script where mk runs in another mode; "need PROGRAM" where it is not on PATH; "need tun"
+// where /dev/net/tun cannot be opened.
 func cmdNeed(ts *testscript.TestScript, neg bool, args []string) {
+	if args[0] == "tun" {
+		tun, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+		if err != nil {
+			theScript(ts).t.Skip(err)
+		}
+		tun.Close()
+		return
+	}
 	modes := []string{"subid", "single", "root"}
 	if !slices.Contains(modes, args[0]) {
 		for _, program := range args {

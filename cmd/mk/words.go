@@ -19,7 +19,6 @@ import (
 // words are what a command line says of a container beyond its record: kept with it, and made
 // into a spec at every start.
 type words struct {
-	Network  string
 	Hosts    []string
 	ReadOnly bool
 	Init     bool
@@ -29,6 +28,7 @@ type words struct {
 	CapDrop  []string
 	Places   []place // of -v, --mount and --tmpfs, settled
 
+	networking
 	security
 
 	Limits       container.Limits
@@ -60,14 +60,12 @@ func (w *words) define(fl *pflag.FlagSet) {
 	fl.StringVar(&w.IPC, "ipc", "private", "private, or host: System V IPC, message queues and /dev/shm of the machine")
 	fl.StringVar(&w.UTS, "uts", "private", "private, or host: the machine's host name")
 	fl.StringArrayVar(&w.tmpfs, "tmpfs", nil, "empty tmpfs, as PATH[:options]")
-	fl.StringVar(&w.Network, "network", "host", "host or none")
-	fl.StringVar(&w.Network, "net", "host", "")
-	fl.MarkHidden("net")
 	fl.StringArrayVar(&w.Hosts, "add-host", nil, "line of /etc/hosts, as name:address")
 	fl.BoolVar(&w.ReadOnly, "read-only", false, "make the root file system read-only")
 	fl.BoolVar(&w.Init, "init", false, "run an init that passes signals on and reaps processes")
 	fl.StringArrayVar(&w.CapAdd, "cap-add", nil, "add a capability")
 	fl.StringArrayVar(&w.CapDrop, "cap-drop", nil, "drop a capability")
+	w.networking.define(fl)
 	w.security.define(fl)
 	w.limits.define(fl)
 	fl.StringVar(&w.Cgroupns, "cgroupns", "private", "cgroup namespace: private, with the container's own cgroup as its root, or host")
@@ -75,15 +73,13 @@ func (w *words) define(fl *pflag.FlagSet) {
 
 // settle reads the flags that depend on where mk was called.
 func (w *words) settle() error {
-	switch w.Network {
-	case "host", "none":
-	default:
-		return fmt.Errorf("--network %s: want host or none", w.Network)
+	if err := w.networking.settle(); err != nil {
+		return err
 	}
 	if _, err := container.ParseCaps(w.CapAdd, w.CapDrop); err != nil {
 		return err
 	}
-	if _, err := hostLines(w.Hosts); err != nil {
+	if _, err := hostLines(w.Hosts, "127.0.0.1"); err != nil {
 		return err
 	}
 	switch w.Cgroupns {
@@ -141,7 +137,7 @@ func (w *words) settle() error {
 func (w *words) spec(ctx context.Context, s *store, c *container.Container, root *os.File, opened *[]*os.File) (*container.Spec, error) {
 	var err error
 	spec := container.DefaultSpec(container.Namespaces{
-		Net: w.Network == "none", Cgroup: w.Cgroupns != "host", HostIPC: w.IPC == "host", HostUTS: w.UTS == "host",
+		Net: w.isolated(), Cgroup: w.Cgroupns != "host", HostIPC: w.IPC == "host", HostUTS: w.UTS == "host",
 	})
 	if w.IPC == "host" {
 		for i := range spec.Mounts {

@@ -1,0 +1,1 @@
+// Empty: it lets join.go have functions without bodies, which are the runtime's.
