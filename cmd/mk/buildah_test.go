@@ -136,7 +136,7 @@ func newBuildah(t *testing.T) *buildahPeer {
 			t.Fatal(err)
 		}
 	}
-	for _, name := range []string{"home", "run"} {
+	for _, name := range []string{"home", "run", "tmp"} {
 		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -144,7 +144,8 @@ func newBuildah(t *testing.T) *buildahPeer {
 	return &buildahPeer{
 		// overlay would leave attributes of its own in the layers, and is no faster here.
 		store: []string{"--storage-driver", "vfs", "--root", dir + "/store", "--runroot", dir + "/runroot", "--signature-policy", dir + "/policy.json"},
-		env: append(os.Environ(), "HOME="+dir+"/home", "XDG_RUNTIME_DIR="+dir+"/run", "CONTAINERS_REGISTRIES_CONF="+dir+"/registries.conf",
+		env: append(os.Environ(), "HOME="+dir+"/home", "XDG_RUNTIME_DIR="+dir+"/run", "TMPDIR="+dir+"/tmp", // else its caches lie in /var/tmp, whoever made them
+			"CONTAINERS_REGISTRIES_CONF="+dir+"/registries.conf",
 			"MK_ROOT="+dir+"/mk", "MK_REGISTRY_MIRRORS=docker.io=http://"+registry, "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin"),
 	}
 }

@@ -28,10 +28,12 @@ import (
 )
 
 func main() {
-	collectLater()
-	switch userns.StageOf(os.Args[0]) {
-	case userns.StageInit:
+	stage := userns.StageOf(os.Args[0])
+	if stage == userns.StageInit {
 		container.Init(os.Args[1:]) // does not return
+	}
+	collectLater()
+	switch stage {
 	case userns.StageInside:
 		os.Exit(inNamespaces())
 	default:
@@ -41,10 +43,16 @@ func main() {
 
 // collectLater keeps the garbage collector away from the first 32 MB: most commands end before
 // they have used that, and planning 5,000 steps would else collect eight times, a quarter of
-// its time. From the first collection on it works as usual.
+// its time. From the first collection on it works as usual, unless somebody has decided otherwise.
+// Init has no part in it: it counts in the container's memory limit.
 func collectLater() {
-	usual := debug.SetGCPercent(800) // of 4 MB, Go's smallest heap
-	runtime.SetFinalizer(new([16]byte), func(*[16]byte) { debug.SetGCPercent(usual) })
+	const late = 800 // per cent of 4 MB, Go's smallest heap
+	usual := debug.SetGCPercent(late)
+	runtime.SetFinalizer(new([16]byte), func(*[16]byte) {
+		if now := debug.SetGCPercent(usual); now != late {
+			debug.SetGCPercent(now)
+		}
+	})
 }
 
 // inNamespaces is main in the stage inside: the same command line again, now
