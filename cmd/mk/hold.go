@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -102,10 +103,16 @@ func letGo() {
 	}
 	unix.Setsid()
 	os.Chdir("/")
-	debug.SetGCPercent(25) // it has next to nothing to do
-	debug.FreeOSMemory()
-	forgetProgram()
+	time.AfterFunc(settling, func() {
+		debug.SetGCPercent(25) // it has next to nothing to do
+		debug.FreeOSMemory()
+		forgetProgram()
+	})
 }
+
+// settling is how long a container must run before its holder makes itself small: for one that ends
+// at once, giving pages back and taking them again would be a good part of the time it takes.
+const settling = 500 * time.Millisecond
 
 // forgetProgram gives back the pages of mk's own program that starting has read: 10 MB, of which
 // a holder that waits needs a few hundred kB. They come again from the file when they are needed.
