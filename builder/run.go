@@ -242,7 +242,7 @@ func (r *runStep) spec(root *os.File) (*container.Spec, error) {
 	spec := container.DefaultSpec(container.Namespaces{Net: r.network() == "none", Cgroup: true})
 	spec.NoNewPrivs = !r.newPrivs(user)
 	if r.step.Security == "insecure" {
-		unconfine(spec)
+		spec.Unconfine()
 	} else if r.Sandbox.Caps != spec.Caps {
 		spec.Caps = r.Sandbox.Caps
 		if spec.Seccomp, err = container.DefaultFilter(spec.Caps); err != nil {
@@ -305,19 +305,6 @@ func (w noNewPrivs) Write(b []byte) (int, error) {
 		w.found()
 	}
 	return w.Writer.Write(b)
-}
-
-// unconfine is --security=insecure: every power that there is in mk's own user
-// namespace, which is none over the machine.
-func unconfine(spec *container.Spec) {
-	spec.Caps = container.AllCaps
-	spec.Seccomp, spec.NoNewPrivs = nil, false
-	spec.Masked, spec.ReadOnly = nil, nil
-	for i := range spec.Mounts {
-		if m := &spec.Mounts[i]; m.Type == container.Sysfs || m.Type == container.Cgroup2 {
-			m.ReadOnly = false
-		}
-	}
 }
 
 func hasEnv(env []string, name string) bool {

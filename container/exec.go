@@ -49,7 +49,7 @@ func (p *Process) Exec(e *Exec, stdio IO) (_ *Process, err error) {
 		spec.Cwd = e.Cwd
 	}
 	if e.Privileged {
-		spec.Caps, spec.Seccomp, spec.NoNewPrivs = AllCaps, nil, false
+		spec.Unconfine()
 	}
 	if err := spec.check(); err != nil {
 		return nil, err
@@ -241,28 +241,12 @@ func join(spec *Spec, e *Exec, members []int) error {
 		}
 		tty = slave
 	}
-	for _, l := range spec.Rlimits {
-		if err := syscall.Setrlimit(l.Resource, &syscall.Rlimit{Cur: l.Soft, Max: l.Hard}); err != nil {
-			return fmt.Errorf("set limit %d to %d:%d: %w", l.Resource, l.Soft, l.Hard, err)
-		}
-	}
-	unix.Umask(int(spec.Umask))
-	if err := enterCwd(spec.Cwd); err != nil {
-		return err
-	}
-	file, err := lookPath(spec)
+	file, err := settleIn(spec, tty, true)
 	if err != nil {
 		return err
 	}
-	if tty >= 0 {
-		if err := useTerminal(tty, true); err != nil {
-			return fmt.Errorf("use the terminal: %w", err)
-		}
-	} else {
-		giveStreams(spec.User)
-	}
-	if err := unix.CloseRange(3, maxFD, unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return fmt.Errorf("mark descriptors close-on-exec: %w", err)
+	if err := closeRest(); err != nil {
+		return err
 	}
 	if len(members) == 1 {
 		if _, err := unix.Write(members[0], []byte("0")); err != nil {
@@ -275,21 +259,15 @@ func join(spec *Spec, e *Exec, members []int) error {
 	return execError(spec, file, syscall.Exec(file, spec.Args, spec.Env))
 }
 
-// setEnv sets one NAME=value, or removes a bare NAME.
+// setEnv sets one NAME=value, in place of one of that name.
 func setEnv(env []string, kv string) []string {
-	name, _, set := strings.Cut(kv, "=")
+	name, _, _ := strings.Cut(kv, "=")
 	env = slices.Clone(env)
 	for i, old := range env {
 		if strings.HasPrefix(old, name+"=") {
-			if !set {
-				return slices.Delete(env, i, i+1)
-			}
 			env[i] = kv
 			return env
 		}
 	}
-	if set {
-		env = append(env, kv)
-	}
-	return env
+	return append(env, kv)
 }

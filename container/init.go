@@ -98,26 +98,9 @@ func run() error {
 	unix.Close(root)
 
 	// Where: in the container's root, nothing else mounted; still with all capabilities.
-	for _, l := range spec.Rlimits {
-		// syscall's, which knows that the runtime raised the soft limit of files for itself.
-		if err := syscall.Setrlimit(l.Resource, &syscall.Rlimit{Cur: l.Soft, Max: l.Hard}); err != nil {
-			return fmt.Errorf("set limit %d to %d:%d: %w", l.Resource, l.Soft, l.Hard, err)
-		}
-	}
-	unix.Umask(int(spec.Umask))
-	if err := enterCwd(spec.Cwd); err != nil {
-		return err
-	}
-	path, err := lookPath(spec)
+	path, err := settleIn(spec, tty, !spec.Init)
 	if err != nil {
 		return err
-	}
-	if tty >= 0 {
-		if err := useTerminal(tty, !spec.Init); err != nil {
-			return fmt.Errorf("use the terminal: %w", err)
-		}
-	} else {
-		giveStreams(spec.User)
 	}
 
 	if o.Await {
@@ -129,9 +112,8 @@ func run() error {
 		}
 	}
 
-	// Whatever is open beyond the standard streams ends at the exec (CVE-2024-21626).
-	if err := unix.CloseRange(3, maxFD, unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return fmt.Errorf("mark descriptors close-on-exec: %w", err)
+	if err := closeRest(); err != nil {
+		return err
 	}
 	if spec.Init {
 		return reap(spec, path, denied, cgroups)
@@ -141,6 +123,38 @@ func run() error {
 		return err
 	}
 	return execError(spec, path, syscall.Exec(path, spec.Args, spec.Env))
+}
+
+// settleIn sets limits, directory and streams of a process that is in the container's root, and
+// finds its command. tty is its terminal, -1 for none; own says that it is to control the process.
+func settleIn(spec *Spec, tty int, own bool) (path string, err error) {
+	for _, l := range spec.Rlimits {
+		// syscall's, which knows that the runtime raised the soft limit of files for itself.
+		if err := syscall.Setrlimit(l.Resource, &syscall.Rlimit{Cur: l.Soft, Max: l.Hard}); err != nil {
+			return "", fmt.Errorf("set limit %d to %d:%d: %w", l.Resource, l.Soft, l.Hard, err)
+		}
+	}
+	unix.Umask(int(spec.Umask))
+	if err := enterCwd(spec.Cwd); err != nil {
+		return "", err
+	}
+	if path, err = lookPath(spec); err != nil {
+		return "", err
+	}
+	if tty < 0 {
+		giveStreams(spec.User)
+	} else if err := useTerminal(tty, own); err != nil {
+		return "", fmt.Errorf("use the terminal: %w", err)
+	}
+	return path, nil
+}
+
+// closeRest lets whatever is open beyond the standard streams end at the exec (CVE-2024-21626).
+func closeRest() error {
+	if err := unix.CloseRange(3, maxFD, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("mark descriptors close-on-exec: %w", err)
+	}
+	return nil
 }
 
 // takeOrders reads the orders, and takes the descriptors of the mounts.

@@ -143,6 +143,19 @@ func DefaultSpec(ns Namespaces) *Spec {
 	return s
 }
 
+// Unconfine gives every power that there is in mk's own user namespace, which is none over the
+// machine: run --privileged, RUN --security=insecure.
+func (s *Spec) Unconfine() {
+	s.Caps = AllCaps
+	s.Seccomp, s.NoNewPrivs = nil, false
+	s.Masked, s.ReadOnly = nil, nil
+	for i := range s.Mounts {
+		if m := &s.Mounts[i]; m.Type == Sysfs || m.Type == Cgroup2 {
+			m.ReadOnly = false
+		}
+	}
+}
+
 // thermalThrottle are counters by which one container can listen to another; docker hides them.
 func thermalThrottle() []string {
 	var out []string

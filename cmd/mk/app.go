@@ -41,6 +41,18 @@ func (a *app) inside(run func(*cobra.Command, []string) error) func(*cobra.Comma
 	}
 }
 
+// withStore makes a command's body run with the store open.
+func (a *app) withStore(run func(*cobra.Command, *store, []string) error) func(*cobra.Command, []string) error {
+	return func(c *cobra.Command, args []string) error {
+		s, err := a.open()
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		return run(c, s, args)
+	}
+}
+
 // enter runs this command line again inside and ends with its status.
 func (a *app) enter() error {
 	choice, err := a.choose()
@@ -99,14 +111,8 @@ type store struct {
 
 // open opens $MK_ROOT, making it if it is not there.
 func (a *app) open() (*store, error) {
-	root, err := rootDir()
+	root, err := storeDir()
 	if err != nil {
-		return nil, err
-	}
-	if err := os.MkdirAll(root, 0o700); err != nil {
-		return nil, fmt.Errorf("open store: %w", err)
-	}
-	if err := checkStoreDir(root); err != nil {
 		return nil, err
 	}
 	mode, err := a.mode()
@@ -147,6 +153,18 @@ func (s *store) Close() error {
 		return nil
 	}
 	return s.lock.Close()
+}
+
+// storeDir is rootDir, made if it is not there, and one that this mk can use.
+func storeDir() (string, error) {
+	root, err := rootDir()
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return "", fmt.Errorf("open store: %w", err)
+	}
+	return root, checkStoreDir(root)
 }
 
 // rootDir is where mk keeps everything it keeps.

@@ -147,9 +147,7 @@ func (c *cacheFlag) set(key, value string) (err error) {
 	case "compression":
 		c.opts.Compression, err = image.ParseCompression(value)
 	case "compression-level":
-		if c.opts.Level, err = strconv.Atoi(value); err != nil || c.opts.Level < 0 || c.opts.Level > 22 {
-			err = fmt.Errorf("compression-level=%s: want a number from 0 (the default) to 9 for gzip, to 22 for zstd", value)
-		}
+		c.opts.Level, err = compressionLevel(value)
 	case "force-compression":
 		c.opts.ForceCompression = yes()
 	case "image-manifest":

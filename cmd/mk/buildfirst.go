@@ -46,9 +46,8 @@ func (b *buildFirst) build(ctx context.Context, verb string, line []string) ([]s
 	for _, a := range b.args {
 		args = append(args, "--build-arg", a)
 	}
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", append(args, "--", b.context)...)
-	cmd.Args[0] = "mk"
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	cmd := anotherMk(ctx, append(args, "--", b.context)...)
+	cmd.Stdout = os.Stderr
 	if err := cmd.Run(); err != nil {
 		var exit *exec.ExitError
 		if errors.As(err, &exit) {

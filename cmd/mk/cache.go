@@ -43,12 +43,7 @@ func newCacheLs(a *app) *cobra.Command {
 
 --format is a Go template over .Name .ID .From .Size .LastUsed .UsedSince .Copies,
 "table" followed by one, or json.`}
-	c.RunE = a.inside(func(c *cobra.Command, args []string) error {
-		s, err := a.open()
-		if err != nil {
-			return err
-		}
-		defer s.Close()
+	c.RunE = a.inside(a.withStore(func(c *cobra.Command, s *store, args []string) error {
 		list, err := s.pickCaches(args, filters)
 		if err != nil {
 			return err
@@ -76,7 +71,7 @@ func newCacheLs(a *app) *cobra.Command {
 			format = "table {{.Name}}\t{{.ID}}\t{{.Size}}\t{{.UsedSince}}"
 		}
 		return printRows(os.Stdout, format, lines, map[string]string{"Name": "CACHE", "ID": "ID", "UsedSince": "LAST USED"})
-	})
+	}))
 	fl := c.Flags()
 	fl.BoolVarP(&quiet, "quiet", "q", false, "print names and nothing else")
 	fl.BoolVar(&noTrunc, "no-trunc", false, "print whole names")

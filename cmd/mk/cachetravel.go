@@ -53,18 +53,13 @@ func newCacheSave(a *app) *cobra.Command {
 	var write writeFlags
 	var reg registryFlags
 	c := &cobra.Command{Use: "save [flags] [ID...]", Short: "Write caches to an archive, a directory or a registry", Long: cacheSaveHelp}
-	c.RunE = a.inside(func(c *cobra.Command, args []string) error {
-		s, err := a.open()
-		if err != nil {
-			return err
-		}
-		defer s.Close()
+	c.RunE = a.inside(a.withStore(func(c *cobra.Command, s *store, args []string) error {
 		list, err := s.pickCaches(args, filters)
 		if err != nil {
 			return err
 		}
 		return s.saveCacheMounts(c.Context(), list, output, write.options(), &reg)
-	})
+	}))
 	fl := c.Flags()
 	fl.StringVarP(&output, "output", "o", "-", "where to: FILE, DIR/, docker://NAME or -")
 	cacheFilter(c, &filters)
@@ -79,14 +74,9 @@ func newCacheRestore(a *app) *cobra.Command {
 	var filters []string
 	var reg registryFlags
 	c := &cobra.Command{Use: "restore [flags] [ID...]", Short: "Read caches that were saved", Long: cacheRestoreHelp}
-	c.RunE = a.inside(func(c *cobra.Command, args []string) error {
-		s, err := a.open()
-		if err != nil {
-			return err
-		}
-		defer s.Close()
+	c.RunE = a.inside(a.withStore(func(c *cobra.Command, s *store, args []string) error {
 		return s.restoreCacheMounts(c.Context(), args, filters, input, &reg)
-	})
+	}))
 	fl := c.Flags()
 	fl.StringVarP(&input, "input", "i", "-", "where from: FILE, DIR, docker://NAME or -")
 	fl.StringArrayVar(&filters, "filter", nil, "only caches with id=PATTERN")

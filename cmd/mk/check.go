@@ -14,12 +14,7 @@ The exit status is 1 if something is wrong; each problem is a line.`
 
 func newCheck(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "check", Short: "Verify the store", Long: checkHelp, Args: cobra.NoArgs}
-	c.RunE = a.inside(func(c *cobra.Command, _ []string) error {
-		s, err := a.open()
-		if err != nil {
-			return err
-		}
-		defer s.Close()
+	c.RunE = a.inside(a.withStore(func(c *cobra.Command, s *store, _ []string) error {
 		bad := 0
 		problems, err := s.images.Check(c.Context())
 		if err != nil {
@@ -38,7 +33,7 @@ func newCheck(a *app) *cobra.Command {
 		}
 		fmt.Println("store is whole")
 		return nil
-	})
+	}))
 	a.usernsFlag(c)
 	return c
 }

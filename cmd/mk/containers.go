@@ -11,14 +11,8 @@ import (
 // openContainers opens the containers alone, for verbs that touch no image and no tree: they need
 // neither a mode nor a lock, and run in the stage host.
 func openContainers() (*container.Store, error) {
-	root, err := rootDir()
+	root, err := storeDir()
 	if err != nil {
-		return nil, err
-	}
-	if err := os.MkdirAll(root, 0o700); err != nil {
-		return nil, fmt.Errorf("open store: %w", err)
-	}
-	if err := checkStoreDir(root); err != nil {
 		return nil, err
 	}
 	return container.OpenStore(filepath.Join(root, "containers"))
@@ -48,14 +42,24 @@ func eachContainer(names []string, verb string, do func(*container.Container) er
 	if err != nil {
 		return err
 	}
-	var failed error
-	for _, name := range names {
+	return each(names, func(name string) error {
 		c, err := s.Find(name)
 		if err == nil {
 			err = do(c)
 		}
 		if err != nil {
-			fmt.Fprintf(os.Stderr, "mk: %s: %v\n", verb, err)
+			return fmt.Errorf("%s: %w", verb, err)
+		}
+		return nil
+	})
+}
+
+// each does something with each name, and prints the name. A failure does not keep it from the
+// others; the exit status tells.
+func each(names []string, do func(name string) error) (failed error) {
+	for _, name := range names {
+		if err := do(name); err != nil {
+			fmt.Fprintln(os.Stderr, "mk:", err)
 			failed = &exitError{status: exitFailed}
 			continue
 		}

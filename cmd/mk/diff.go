@@ -62,16 +62,13 @@ func (a *app) insideOf(run func(*cobra.Command, *store, *container.Container) er
 			}
 			return a.enter()
 		}
-		s, err := a.open()
-		if err != nil {
-			return err
-		}
-		defer s.Close()
-		ctr, err := s.containers.Find(args[0])
-		if err != nil {
-			return err
-		}
-		return run(c, s, ctr)
+		return a.withStore(func(c *cobra.Command, s *store, args []string) error {
+			ctr, err := s.containers.Find(args[0])
+			if err != nil {
+				return err
+			}
+			return run(c, s, ctr)
+		})(c, args)
 	}
 }
 

@@ -122,9 +122,9 @@ func eventFormat(format string) (func(io.Writer, container.Event) error, error) 
 	return func(w io.Writer, e container.Event) error { return t.Execute(w, e) }, nil
 }
 
-// eventFilter makes a test of --filter. Values of one key are alternatives, keys are not.
+// eventFilter makes a test of --filter.
 func eventFilter(filters []string) (func(container.Event) bool, error) {
-	byKey := map[string][]func(container.Event) bool{}
+	all := filter[container.Event]{}
 	for _, f := range filters {
 		key, value, ok := strings.Cut(f, "=")
 		if !ok {
@@ -147,24 +147,14 @@ func eventFilter(filters []string) (func(container.Event) bool, error) {
 			}
 		case "label":
 			k, want, has := strings.Cut(value, "=")
-			test = func(e container.Event) bool {
-				got, ok := e.Actor.Attributes[k]
-				return ok && (!has || got == want)
-			}
+			test = func(e container.Event) bool { return hasLabel(e.Actor.Attributes, k, want, !has) }
 			key += k
 		case "type":
 			test = func(e container.Event) bool { return e.Type == value }
 		default:
 			return nil, fmt.Errorf("--filter %s: want container, event, image, label or type", f)
 		}
-		byKey[key] = append(byKey[key], test)
+		all.add(key, test)
 	}
-	return func(e container.Event) bool {
-		for _, tests := range byKey {
-			if !slices.ContainsFunc(tests, func(test func(container.Event) bool) bool { return test(e) }) {
-				return false
-			}
-		}
-		return true
-	}, nil
+	return all.keeps, nil
 }

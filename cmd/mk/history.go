@@ -20,12 +20,7 @@ func newHistory(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "history [flags] IMAGE", Short: "Show how an image was made, the last step first",
 		Args: cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			s, err := a.open()
-			if err != nil {
-				return err
-			}
-			defer s.Close()
+		RunE: a.withStore(func(c *cobra.Command, s *store, args []string) error {
 			p, err := parsePlatform(platform)
 			if err != nil {
 				return err
@@ -69,7 +64,7 @@ func newHistory(a *app) *cobra.Command {
 				format = "table {{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}"
 			}
 			return printRows(os.Stdout, format, lines, map[string]string{"ID": "IMAGE"})
-		},
+		}),
 	}
 	c.Flags().BoolVar(&noTrunc, "no-trunc", false, "print whole lines")
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print IDs and nothing else")

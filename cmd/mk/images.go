@@ -37,12 +37,7 @@ func newImages(a *app) *cobra.Command {
 		Use: "images [flags] [NAME]", Short: "List images", Long: imagesHelp,
 		Aliases: []string{"ls"},
 		Args:    cobra.MaximumNArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			s, err := a.open()
-			if err != nil {
-				return err
-			}
-			defer s.Close()
+		RunE: a.withStore(func(c *cobra.Command, s *store, args []string) error {
 			list, err := s.images.Summaries(c.Context())
 			if err != nil {
 				return err
@@ -73,7 +68,7 @@ func newImages(a *app) *cobra.Command {
 				format = "table {{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
 			}
 			return printRows(os.Stdout, format, lines)
-		},
+		}),
 	}
 	fl := c.Flags()
 	fl.BoolVarP(&all, "all", "a", false, "no meaning here: mk has no images between steps")
@@ -173,10 +168,7 @@ func (s *store) imageFilter(args, filters []string, list []image.Summary) (func(
 			tests = append(tests, func(s image.Summary) bool { return s.Created.Before(until) })
 		case "label":
 			k, v, hasValue := strings.Cut(value, "=")
-			tests = append(tests, func(s image.Summary) bool {
-				have, ok := s.Labels[k]
-				return ok && (!hasValue || have == v)
-			})
+			tests = append(tests, func(s image.Summary) bool { return hasLabel(s.Labels, k, v, !hasValue) })
 		default:
 			return nil, fmt.Errorf("--filter %s: want dangling, reference, label, before, since or until", f)
 		}

@@ -36,12 +36,7 @@ func newImport(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "import [flags] FILE|URL|- [NAME[:TAG]]", Short: "Make an image of a tar of files", Long: importHelp,
 		Args: cobra.RangeArgs(1, 2),
-		RunE: func(c *cobra.Command, args []string) error {
-			s, err := a.open()
-			if err != nil {
-				return err
-			}
-			defer s.Close()
+		RunE: a.withStore(func(c *cobra.Command, s *store, args []string) error {
 			name := ""
 			if len(args) > 1 {
 				ref, err := image.ParseReference(args[1])
@@ -59,7 +54,7 @@ func newImport(a *app) *cobra.Command {
 			}
 			fmt.Println(id)
 			return nil
-		},
+		}),
 	}
 	fl := c.Flags()
 	fl.StringArrayVarP(&f.changes, "change", "c", nil, "instruction to apply to the image")

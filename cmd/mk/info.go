@@ -19,14 +19,9 @@ thing tried and not guessed, with the one command that mends what it denies.`
 func newInfo(a *app) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{Use: "info", Short: "Show the mode, and what this machine allows", Long: infoHelp, Args: cobra.NoArgs}
-	c.RunE = a.inside(func(*cobra.Command, []string) error {
-		s, err := a.open()
-		if err != nil {
-			return err
-		}
-		defer s.Close()
+	c.RunE = a.inside(a.withStore(func(_ *cobra.Command, s *store, _ []string) error {
 		return printInfo(s, userns.Survey(a.in, s.root), asJSON)
-	})
+	}))
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	a.usernsFlag(c)
 	return c

@@ -41,12 +41,7 @@ func newInspect(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "inspect [flags] NAME...", Short: "Print all that is known of containers, images or volumes, as JSON",
 		Args: cobra.MinimumNArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			s, err := a.open()
-			if err != nil {
-				return err
-			}
-			defer s.Close()
+		RunE: a.withStore(func(c *cobra.Command, s *store, args []string) error {
 			docs := []any{}
 			for _, name := range args {
 				doc, err := s.anyDocument(name, kind, platform)
@@ -56,7 +51,7 @@ func newInspect(a *app) *cobra.Command {
 				docs = append(docs, doc)
 			}
 			return printDocuments(docs, format)
-		},
+		}),
 	}
 	c.Flags().StringVarP(&format, "format", "f", "", "Go template over the document")
 	c.Flags().StringVar(&kind, "type", "", "container, image or volume (default: whichever has the name, in this order)")

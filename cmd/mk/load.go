@@ -18,14 +18,9 @@ func newLoad(a *app) *cobra.Command {
 	var quiet bool
 	c := &cobra.Command{
 		Use: "load [flags]", Short: "Read images from an archive", Long: loadHelp, Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			s, err := a.open()
-			if err != nil {
-				return err
-			}
-			defer s.Close()
+		RunE: a.withStore(func(c *cobra.Command, s *store, _ []string) error {
 			return s.load(c.Context(), input, quiet)
-		},
+		}),
 	}
 	c.Flags().StringVarP(&input, "input", "i", "", "the archive (default: standard input)")
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print nothing")

@@ -176,12 +176,7 @@ func newManifestCreate(a *app) *cobra.Command {
 	var notes []string
 	var f registryFlags
 	c := &cobra.Command{Use: "create [flags] LIST [IMAGE...]", Short: "Make a list of images", Args: cobra.MinimumNArgs(1)}
-	c.RunE = func(c *cobra.Command, args []string) error {
-		s, err := a.open()
-		if err != nil {
-			return err
-		}
-		defer s.Close()
+	c.RunE = a.withStore(func(c *cobra.Command, s *store, args []string) error {
 		list, err := s.openList(c.Context(), args[0])
 		switch {
 		case err == nil && !amend:
@@ -206,7 +201,7 @@ func newManifestCreate(a *app) *cobra.Command {
 			fmt.Println(d.Digest)
 		}
 		return err
-	}
+	})
 	c.Flags().BoolVarP(&amend, "amend", "a", false, "add to a list that is there")
 	c.Flags().BoolVar(&all, "all", false, "of lists, take all images")
 	c.Flags().StringArrayVar(&notes, "annotation", nil, "annotation of the list, as key=value")
@@ -282,12 +277,7 @@ func newManifestAdd(a *app) *cobra.Command {
 	var e entryFlags
 	var f registryFlags
 	c := &cobra.Command{Use: "add [flags] LIST IMAGE...", Short: "Add images to a list", Args: cobra.MinimumNArgs(2)}
-	c.RunE = func(c *cobra.Command, args []string) error {
-		s, err := a.open()
-		if err != nil {
-			return err
-		}
-		defer s.Close()
+	c.RunE = a.withStore(func(c *cobra.Command, s *store, args []string) error {
 		list, err := s.openList(c.Context(), args[0])
 		if err != nil {
 			return err
@@ -313,7 +303,7 @@ func newManifestAdd(a *app) *cobra.Command {
 			fmt.Println(d.Digest)
 		}
 		return err
-	}
+	})
 	c.Flags().BoolVar(&all, "all", false, "of lists, take all images")
 	e.register(c)
 	f.register(c.Flags())
@@ -325,12 +315,7 @@ func newManifestAnnotate(a *app) *cobra.Command {
 	var f registryFlags
 	var index bool
 	c := &cobra.Command{Use: "annotate [flags] LIST [IMAGE|DIGEST]", Short: "Say more of an image of a list, or of the list", Args: cobra.RangeArgs(1, 2)}
-	c.RunE = func(c *cobra.Command, args []string) error {
-		s, err := a.open()
-		if err != nil {
-			return err
-		}
-		defer s.Close()
+	c.RunE = a.withStore(func(c *cobra.Command, s *store, args []string) error {
 		list, err := s.openList(c.Context(), args[0])
 		if err != nil {
 			return err
@@ -354,7 +339,7 @@ func newManifestAnnotate(a *app) *cobra.Command {
 			fmt.Println(d.Digest)
 		}
 		return err
-	}
+	})
 	e.register(c)
 	f.register(c.Flags())
 	c.Flags().BoolVar(&index, "index", false, "--annotation is of the list itself")
@@ -365,16 +350,11 @@ func newManifestInspect(a *app) *cobra.Command {
 	var verbose bool
 	var f registryFlags
 	c := &cobra.Command{Use: "inspect [flags] NAME", Short: "Print a list or manifest, of the store or else of its registry", Args: cobra.ExactArgs(1)}
-	c.RunE = func(c *cobra.Command, args []string) error {
-		s, err := a.open()
-		if err != nil {
-			return err
-		}
-		defer s.Close()
+	c.RunE = a.withStore(func(c *cobra.Command, s *store, args []string) error {
 		name, remote := strings.CutPrefix(args[0], "docker://")
 		var raw []byte
 		var d ocispec.Descriptor
-		err = image.ErrNotFound
+		err := image.ErrNotFound
 		if !remote {
 			if d, err = s.images.Lookup(name); err == nil {
 				raw, err = s.images.ReadBlob(c.Context(), d, image.MaxManifestSize)
@@ -399,7 +379,7 @@ func newManifestInspect(a *app) *cobra.Command {
 		}
 		fmt.Println(out.String())
 		return nil
-	}
+	})
 	c.Flags().BoolVarP(&verbose, "verbose", "v", false, "begin with the digest, media type and size")
 	f.register(c.Flags())
 	return c
@@ -448,12 +428,7 @@ func newManifestRemove(a *app) *cobra.Command {
 	var f registryFlags
 	c := &cobra.Command{
 		Use: "remove LIST IMAGE|DIGEST...", Short: "Take images out of a list", Args: cobra.MinimumNArgs(2),
-		RunE: func(c *cobra.Command, args []string) error {
-			s, err := a.open()
-			if err != nil {
-				return err
-			}
-			defer s.Close()
+		RunE: a.withStore(func(c *cobra.Command, s *store, args []string) error {
 			list, err := s.openList(c.Context(), args[0])
 			if err != nil {
 				return err
@@ -470,7 +445,7 @@ func newManifestRemove(a *app) *cobra.Command {
 				fmt.Println(d.Digest)
 			}
 			return err
-		},
+		}),
 	}
 	f.register(c.Flags())
 	return c
@@ -479,12 +454,7 @@ func newManifestRemove(a *app) *cobra.Command {
 func newManifestRm(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "rm LIST...", Short: "Remove lists from the store", Args: cobra.MinimumNArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			s, err := a.open()
-			if err != nil {
-				return err
-			}
-			defer s.Close()
+		RunE: a.withStore(func(c *cobra.Command, s *store, args []string) error {
 			for _, name := range args {
 				list, err := s.openList(c.Context(), name)
 				if err == nil {
@@ -496,25 +466,20 @@ func newManifestRm(a *app) *cobra.Command {
 				fmt.Println("Untagged:", list.name.Familiar())
 			}
 			return nil
-		},
+		}),
 	}
 }
 
 func newManifestExists(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "exists LIST", Short: "Tell by the exit status whether the store has a list: 0, else 1", Args: cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			s, err := a.open()
-			if err != nil {
-				return err
-			}
-			defer s.Close()
-			_, err = s.openList(c.Context(), args[0])
+		RunE: a.withStore(func(c *cobra.Command, s *store, args []string) error {
+			_, err := s.openList(c.Context(), args[0])
 			if errors.Is(err, image.ErrNotFound) {
 				return &exitError{status: exitFailed}
 			}
 			return err
-		},
+		}),
 	}
 }
 
@@ -531,12 +496,7 @@ func newManifestReferrers(a *app) *cobra.Command {
 		Use: "referrers [flags] NAME[:TAG|@DIGEST]", Short: "List what a registry has about an image: signatures, attestations, bills of materials",
 		Args: cobra.ExactArgs(1),
 	}
-	c.RunE = func(c *cobra.Command, args []string) error {
-		s, err := a.open()
-		if err != nil {
-			return err
-		}
-		defer s.Close()
+	c.RunE = a.withStore(func(c *cobra.Command, s *store, args []string) error {
 		ref, err := s.at(args[0], &f)
 		if err != nil {
 			return err
@@ -550,7 +510,7 @@ func newManifestReferrers(a *app) *cobra.Command {
 			lines = append(lines, referrerLine{d.Digest.String(), d.ArtifactType, d.MediaType, size(d.Size), d.Annotations})
 		}
 		return printRows(os.Stdout, cmp.Or(format, "table {{.Digest}}\t{{.ArtifactType}}\t{{.Size}}"), lines)
-	}
+	})
 	c.Flags().StringVar(&artifactType, "artifact-type", "", "only those of this type")
 	c.Flags().StringVar(&format, "format", "", "Go template over .Digest .ArtifactType .MediaType .Size .Annotations, or json")
 	f.register(c.Flags())

@@ -380,16 +380,12 @@ func newNetworkRm(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		var failed error
-		for _, name := range args {
+		return each(args, func(name string) error {
 			if err := s.remove(name); err != nil && !(force && errors.Is(err, errNoNetwork)) {
-				fmt.Fprintf(os.Stderr, "mk: remove network %s: %v\n", name, err)
-				failed = &exitError{status: exitFailed}
-				continue
+				return fmt.Errorf("remove network %s: %w", name, err)
 			}
-			fmt.Println(name)
-		}
-		return failed
+			return nil
+		})
 	}
 	c.Flags().BoolVarP(&force, "force", "f", false, "say nothing of missing ones")
 	return c

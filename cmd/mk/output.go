@@ -154,6 +154,15 @@ func parseOutput(word string) (output, error) {
 	return o, nil
 }
 
+// compressionLevel reads the value of compression-level=, of outputs and of caches.
+func compressionLevel(value string) (int, error) {
+	level, err := strconv.Atoi(value)
+	if err != nil || level < 0 || level > 22 {
+		return 0, fmt.Errorf("compression-level=%s: want a number from 0 (the default) to 9 for gzip, to 22 for zstd", value)
+	}
+	return level, nil
+}
+
 // set takes one key of an output that has this key.
 func (o *output) set(key, value string) (err error) {
 	yes := func() bool {
@@ -178,9 +187,7 @@ func (o *output) set(key, value string) (err error) {
 	case "compression":
 		o.opts.Compression, err = image.ParseCompression(value)
 	case "compression-level":
-		if o.opts.Level, err = strconv.Atoi(value); err != nil || o.opts.Level < 0 || o.opts.Level > 22 {
-			err = fmt.Errorf("compression-level=%s: want a number from 0 (the default) to 9 for gzip, to 22 for zstd", value)
-		}
+		o.opts.Level, err = compressionLevel(value)
 	case "force-compression":
 		o.opts.ForceCompression = yes()
 	case "oci-mediatypes":

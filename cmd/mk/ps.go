@@ -186,10 +186,10 @@ func (v seen) statusText() string {
 	return text
 }
 
-// containerFilter makes a test of --filter. Values of one key are alternatives, keys are not;
+// containerFilter makes a test of --filter;
 // states tells that one of them asks for containers whether they run or not.
 func containerFilter(s *container.Store, filters []string) (keep func(seen) bool, states bool, err error) {
-	byKey := map[string][]func(seen) bool{}
+	all := filter[seen]{}
 	for _, f := range filters {
 		key, value, ok := strings.Cut(f, "=")
 		var test func(seen) bool
@@ -206,10 +206,7 @@ func containerFilter(s *container.Store, filters []string) (keep func(seen) bool
 			}
 		case "label":
 			k, want, has := strings.Cut(value, "=")
-			test = func(v seen) bool {
-				got, ok := v.Labels[k]
-				return ok && (!has || got == want)
-			}
+			test = func(v seen) bool { return hasLabel(v.Labels, k, want, !has) }
 			key += k // each label is a key of its own
 		case "status":
 			if !slices.Contains([]string{"created", "running", "exited", "paused", "dead", "restarting", "removing"}, value) {
@@ -261,14 +258,7 @@ func containerFilter(s *container.Store, filters []string) (keep func(seen) bool
 		if !ok {
 			return nil, false, fmt.Errorf("--filter %s: want KEY=value", f)
 		}
-		byKey[key] = append(byKey[key], test)
+		all.add(key, test)
 	}
-	return func(v seen) bool {
-		for _, tests := range byKey {
-			if !slices.ContainsFunc(tests, func(test func(seen) bool) bool { return test(v) }) {
-				return false
-			}
-		}
-		return true
-	}, states, nil
+	return all.keeps, states, nil
 }

@@ -51,12 +51,7 @@ func (f *writeFlags) options() image.WriteOptions {
 func newPush(a *app) *cobra.Command {
 	var f pushFlags
 	c := &cobra.Command{Use: "push [flags] IMAGE [NAME[:TAG]]", Short: "Send an image to a registry", Long: pushHelp, Args: cobra.RangeArgs(1, 2)}
-	c.RunE = a.inside(func(c *cobra.Command, args []string) error {
-		s, err := a.open()
-		if err != nil {
-			return err
-		}
-		defer s.Close()
+	c.RunE = a.inside(a.withStore(func(c *cobra.Command, s *store, args []string) error {
 		if f.allTags {
 			return s.pushAll(c.Context(), args, f)
 		}
@@ -65,7 +60,7 @@ func newPush(a *app) *cobra.Command {
 			return err
 		}
 		return os.WriteFile(f.digestFile, []byte(sent), 0o644)
-	})
+	}))
 	fl := c.Flags()
 	f.write.register(fl)
 	fl.StringVar(&f.format, "format", "", "oci or v2s2: the media types of the manifest (default: as it is)")

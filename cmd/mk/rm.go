@@ -19,12 +19,7 @@ A running one is removed only with --force, which kills it.`
 func newRm(a *app) *cobra.Command {
 	var force, volumes bool
 	c := &cobra.Command{Use: "rm [flags] CONTAINER...", Short: "Remove containers", Long: rmHelp, Args: cobra.MinimumNArgs(1)}
-	c.RunE = a.inside(func(c *cobra.Command, args []string) error {
-		s, err := a.open()
-		if err != nil {
-			return err
-		}
-		defer s.Close()
+	c.RunE = a.inside(a.withStore(func(c *cobra.Command, s *store, args []string) error {
 		var failed error
 		for _, name := range args {
 			err := s.rm(name, force)
@@ -39,7 +34,7 @@ func newRm(a *app) *cobra.Command {
 			fmt.Println(name)
 		}
 		return failed
-	})
+	}))
 	c.Flags().BoolVarP(&force, "force", "f", false, "kill running ones; say nothing of missing ones")
 	c.Flags().BoolVarP(&volumes, "volumes", "v", false, "as in docker; a container's own volumes always go with it")
 	a.usernsFlag(c)
@@ -85,12 +80,7 @@ func (s *store) rm(name string, force bool) error {
 func newContainerPrune(a *app) *cobra.Command {
 	var force bool
 	c := &cobra.Command{Use: "prune", Short: "Remove all containers that do not run", Args: cobra.NoArgs}
-	c.RunE = a.inside(func(c *cobra.Command, _ []string) error {
-		s, err := a.open()
-		if err != nil {
-			return err
-		}
-		defer s.Close()
+	c.RunE = a.inside(a.withStore(func(c *cobra.Command, s *store, _ []string) error {
 		all, err := s.containers.List()
 		if err != nil {
 			return err
@@ -111,7 +101,7 @@ func newContainerPrune(a *app) *cobra.Command {
 		}
 		fmt.Printf("Total reclaimed space: %s\n", size(freed))
 		return nil
-	})
+	}))
 	c.Flags().BoolVarP(&force, "force", "f", false, "as in docker; mk prune never asks")
 	a.usernsFlag(c)
 	return c

@@ -27,12 +27,7 @@ func newRmi(a *app) *cobra.Command {
 			}
 			return nil
 		},
-		RunE: func(c *cobra.Command, args []string) error {
-			s, err := a.open()
-			if err != nil {
-				return err
-			}
-			defer s.Close()
+		RunE: a.withStore(func(c *cobra.Command, s *store, args []string) error {
 			if all {
 				tagged, err := s.images.List()
 				if err != nil {
@@ -57,7 +52,7 @@ func newRmi(a *app) *cobra.Command {
 				}
 			}
 			return failed
-		},
+		}),
 	}
 	c.Flags().BoolVarP(&force, "force", "f", false, "remove an image by its ID even if it has several names; ignore missing ones")
 	c.Flags().BoolVarP(&all, "all", "a", false, "remove all images")

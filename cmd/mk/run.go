@@ -225,30 +225,26 @@ func (a *app) runOutside(f *runFlags, line []string) error {
 	if !f.diff {
 		return err
 	}
-	more := [][]string{{"diff", s.id}}
-	if f.rm {
-		more = append(more, []string{"rm", s.id})
+	mode := string(choice.Mode)
+	diff := anotherMk(context.Background(), "diff", "--userns", mode, s.id)
+	diff.Stdout = os.Stderr
+	if derr := diff.Run(); derr != nil {
+		return errors.Join(err, fmt.Errorf("mk diff %s: %w", s.id, derr))
 	}
-	for _, line := range more {
-		if derr := a.quietly(choice, line); derr != nil {
-			return errors.Join(err, derr)
+	if f.rm {
+		if rerr := anotherMk(context.Background(), "rm", "--userns", mode, s.id).Run(); rerr != nil {
+			return errors.Join(err, fmt.Errorf("mk rm %s: %w", s.id, rerr))
 		}
 	}
 	return err
 }
 
-// quietly runs another verb inside, which prints to standard error what it has to print.
-func (a *app) quietly(choice userns.Choice, line []string) error {
-	cmd := exec.Command("/proc/self/exe", slices.Concat(line[:1], []string{"--userns", string(choice.Mode)}, line[1:])...)
+// anotherMk is this mk with another command line, which speaks to the same standard error.
+func anotherMk(ctx context.Context, line ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", line...)
 	cmd.Args[0] = "mk"
 	cmd.Stderr = os.Stderr
-	if line[0] != "rm" {
-		cmd.Stdout = os.Stderr
-	}
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("mk %s: %w", strings.Join(line, " "), err)
-	}
-	return nil
+	return cmd
 }
 
 // run makes a container and holds it to its end. It is in the stage inside.

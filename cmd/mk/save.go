@@ -33,14 +33,9 @@ type saveFlags struct {
 func newSave(a *app) *cobra.Command {
 	var f saveFlags
 	c := &cobra.Command{Use: "save [flags] IMAGE...", Short: "Write images to an archive", Long: saveHelp, Args: cobra.MinimumNArgs(1)}
-	c.RunE = a.inside(func(c *cobra.Command, args []string) error {
-		s, err := a.open()
-		if err != nil {
-			return err
-		}
-		defer s.Close()
+	c.RunE = a.inside(a.withStore(func(c *cobra.Command, s *store, args []string) error {
 		return s.save(c.Context(), args, f)
-	})
+	}))
 	fl := c.Flags()
 	fl.StringVarP(&f.output, "output", "o", "", "the file or directory to write (default: standard output)")
 	fl.StringVar(&f.format, "format", "docker-archive", "docker-archive, oci-archive, oci-dir or docker-dir")

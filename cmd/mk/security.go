@@ -61,13 +61,7 @@ func (w *security) settle() error {
 // apply changes a spec by the words.
 func (w *security) apply(spec *container.Spec) error {
 	if w.Privileged {
-		spec.Caps, spec.Seccomp = container.AllCaps, nil
-		spec.Masked, spec.ReadOnly = nil, nil
-		for i := range spec.Mounts {
-			if t := spec.Mounts[i].Type; t == container.Sysfs || t == container.Cgroup2 {
-				spec.Mounts[i].ReadOnly = false
-			}
-		}
+		spec.Unconfine()
 	}
 	for _, o := range w.Security {
 		name, value, _ := strings.Cut(o, "=")

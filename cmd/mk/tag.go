@@ -6,12 +6,7 @@ func newTag(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "tag IMAGE NAME[:TAG]...", Short: "Give an image one more name",
 		Args: cobra.MinimumNArgs(2),
-		RunE: func(c *cobra.Command, args []string) error {
-			s, err := a.open()
-			if err != nil {
-				return err
-			}
-			defer s.Close()
+		RunE: a.withStore(func(c *cobra.Command, s *store, args []string) error {
 			d, err := s.images.Lookup(args[0])
 			if err != nil {
 				return err
@@ -22,6 +17,6 @@ func newTag(a *app) *cobra.Command {
 				}
 			}
 			return nil
-		},
+		}),
 	}
 }

@@ -245,16 +245,12 @@ func newVolume(a *app) *cobra.Command {
 func newVolumeCreate(a *app) *cobra.Command {
 	var labels []string
 	c := &cobra.Command{Use: "create [flags] [NAME]", Short: "Make a volume", Args: cobra.MaximumNArgs(1)}
-	c.RunE = a.inside(func(_ *cobra.Command, args []string) error {
-		s, err := a.open()
-		if err != nil {
-			return err
-		}
-		defer s.Close()
+	c.RunE = a.inside(a.withStore(func(_ *cobra.Command, s *store, args []string) error {
 		v := volume{Name: container.NewID(), Created: time.Now(), Anonymous: len(args) == 0}
 		if len(args) > 0 {
 			v.Name = args[0]
 		}
+		var err error
 		if v.Labels, err = keyValues("--label", labels); err != nil {
 			return err
 		}
@@ -267,7 +263,7 @@ func newVolumeCreate(a *app) *cobra.Command {
 		}
 		fmt.Println(v.Name)
 		return nil
-	})
+	}))
 	c.Flags().StringArrayVarP(&labels, "label", "l", nil, "label, as KEY=value")
 	a.usernsFlag(c)
 	return c
@@ -276,12 +272,7 @@ func newVolumeCreate(a *app) *cobra.Command {
 func newVolumeLs(a *app) *cobra.Command {
 	var quiet bool
 	var format string
-	c := &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List volumes", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
-		s, err := a.open()
-		if err != nil {
-			return err
-		}
-		defer s.Close()
+	c := &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List volumes", Args: cobra.NoArgs, RunE: a.withStore(func(_ *cobra.Command, s *store, _ []string) error {
 		all, err := s.volumes()
 		if err != nil {
 			return err
@@ -297,7 +288,7 @@ func newVolumeLs(a *app) *cobra.Command {
 			format = "table {{.Driver}}\t{{.Name}}"
 		}
 		return printRows(os.Stdout, format, rows, map[string]string{"Name": "VOLUME NAME"})
-	}}
+	})}
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print names only")
 	c.Flags().StringVar(&format, "format", "", "Go template, \"table\" with one, or json")
 	return c
@@ -306,14 +297,8 @@ func newVolumeLs(a *app) *cobra.Command {
 func newVolumeRm(a *app) *cobra.Command {
 	var force bool
 	c := &cobra.Command{Use: "rm NAME...", Aliases: []string{"remove"}, Short: "Remove volumes that no container has", Args: cobra.MinimumNArgs(1)}
-	c.RunE = a.inside(func(_ *cobra.Command, args []string) error {
-		s, err := a.open()
-		if err != nil {
-			return err
-		}
-		defer s.Close()
-		var failed error
-		for _, name := range args {
+	c.RunE = a.inside(a.withStore(func(_ *cobra.Command, s *store, args []string) error {
+		return each(args, func(name string) error {
 			users, err := s.volumeUsers(name)
 			if err == nil && len(users) > 0 {
 				err = fmt.Errorf("container %s has it", strings.Join(users, ", "))
@@ -322,14 +307,11 @@ func newVolumeRm(a *app) *cobra.Command {
 				err = s.removeVolume(name)
 			}
 			if err != nil && !(force && errors.Is(err, fs.ErrNotExist)) {
-				fmt.Fprintf(os.Stderr, "mk: remove volume %s: %v\n", name, err)
-				failed = &exitError{status: exitFailed}
-				continue
+				return fmt.Errorf("remove volume %s: %w", name, err)
 			}
-			fmt.Println(name)
-		}
-		return failed
-	})
+			return nil
+		})
+	}))
 	c.Flags().BoolVarP(&force, "force", "f", false, "say nothing of missing ones")
 	a.usernsFlag(c)
 	return c
@@ -345,12 +327,7 @@ func newVolumeInspect(a *app) *cobra.Command {
 func newVolumePrune(a *app) *cobra.Command {
 	var all, force bool
 	c := &cobra.Command{Use: "prune", Short: "Remove the anonymous volumes that no container has", Args: cobra.NoArgs}
-	c.RunE = a.inside(func(*cobra.Command, []string) error {
-		s, err := a.open()
-		if err != nil {
-			return err
-		}
-		defer s.Close()
+	c.RunE = a.inside(a.withStore(func(_ *cobra.Command, s *store, _ []string) error {
 		list, err := s.volumes()
 		if err != nil {
 			return err
@@ -372,7 +349,7 @@ func newVolumePrune(a *app) *cobra.Command {
 		}
 		fmt.Printf("Total reclaimed space: %s\n", size(freed))
 		return nil
-	})
+	}))
 	c.Flags().BoolVarP(&all, "all", "a", false, "those with a name, too")
 	c.Flags().BoolVarP(&force, "force", "f", false, "as in docker; mk prune never asks")
 	a.usernsFlag(c)
