@@ -216,7 +216,7 @@ func (s *Stage) platformTitle() string {
 
 // fromTitle names the FROM of an image: "[build 1/4] FROM docker.io/library/debian:13@sha256:…".
 func (s *Stage) fromTitle() string {
-	name := s.From.Base
+	name := s.origin
 	if ref, err := image.ParseReference(name); err == nil {
 		name = ref.String()
 	}

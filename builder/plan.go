@@ -44,6 +44,7 @@ type Stage struct {
 	cmd      bool          // a CMD was seen: ENTRYPOINT leaves it
 	scope    *recipe.Scope // the variables, while steps are evaluated
 	base     *Vertex       // shows the FROM of an image; nil for what is none
+	origin   string        // the name of the image that Start is of, variables replaced
 	prefix   string        // before names in the display: "linux/arm64 " where there are several platforms
 }
 
@@ -265,7 +266,7 @@ func (p *planner) from(s *Stage, open []*recipe.Stage) ([]recipe.Step, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.Platform = platform
+	s.Platform, s.origin = platform, base
 	var triggers []string
 	if t, ok := p.named(s.From.Name, platform); ok {
 		// A named context of a stage's name replaces the stage: its steps are not run.
@@ -279,7 +280,7 @@ func (p *planner) from(s *Stage, open []*recipe.Stage) ([]recipe.Step, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.Start = b.Tree
+		s.Start, s.origin = b.Tree, b.origin
 		s.Platform = b.Platform
 		s.Image = b.Image.Clone()
 		s.scope = b.scope.Child()
