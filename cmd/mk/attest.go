@@ -35,7 +35,7 @@ type attestFlags struct {
 }
 
 func (f *attestFlags) register(fl *pflag.FlagSet) {
-	fl.StringArrayVar(&f.attest, "attest", nil, "statement to attach, as type=provenance[,mode=min|max,version=v1|v0.2,…] or type=sbom[,generator=IMAGE]")
+	fl.Var((*list)(&f.attest), "attest", "statement to attach, as type=provenance[,mode=min|max,version=v1|v0.2,…] or type=sbom[,generator=IMAGE]")
 	fl.StringVar(&f.provenance, "provenance", "", "attach how the image was made: true, false or mode=max,…: short for --attest type=provenance")
 	fl.Lookup("provenance").NoOptDefVal = "true"
 	fl.StringVar(&f.sbom, "sbom", "", "attach what packages are in the image: true, false or generator=IMAGE: short for --attest type=sbom")

@@ -24,7 +24,7 @@ func (b *buildFirst) define(fl *pflag.FlagSet) {
 	fl.StringVar(&b.context, "build", "", "context of an image to build first, in place of IMAGE")
 	fl.StringVarP(&b.file, "file", "f", "", "recipe of --build")
 	fl.StringVar(&b.target, "target", "", "stage of --build")
-	fl.StringArrayVar(&b.args, "build-arg", nil, "value of an ARG of --build")
+	fl.Var((*list)(&b.args), "build-arg", "value of an ARG of --build")
 	fl.StringVar(&b.id, "built", "", "")
 	fl.MarkHidden("built")
 }

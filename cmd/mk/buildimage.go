@@ -35,15 +35,15 @@ type podmanFlags struct {
 }
 
 func (f *podmanFlags) register(fl *pflag.FlagSet) {
-	fl.StringArrayVar(&f.env, "env", nil, "variable of the image that every stage starts with, as NAME=value, or NAME to pass it on")
-	fl.StringArrayVar(&f.unsetEnv, "unsetenv", nil, "variable that the image is not to have")
-	fl.StringArrayVar(&f.unsetLabels, "unsetlabel", nil, "label that the image is not to have")
+	fl.Var((*list)(&f.env), "env", "variable of the image that every stage starts with, as NAME=value, or NAME to pass it on")
+	fl.Var((*list)(&f.unsetEnv), "unsetenv", "variable that the image is not to have")
+	fl.Var((*list)(&f.unsetLabels), "unsetlabel", "label that the image is not to have")
 	fl.BoolVar(&f.omitHistory, "omit-history", false, "leave the history out of the image")
 	fl.BoolVar(&f.squashAll, "squash-all", false, "make all layers one, those of the base too")
 	fl.StringVar(&f.format, "format", "oci", "media types of the image: oci or docker")
 	fl.StringVar(&f.from, "from", "", "the base of the first stage, in place of the recipe's")
 	fl.StringVar(&f.ignoreFile, "ignorefile", "", "the ignore file, in place of the context's")
-	fl.StringArrayVar(&f.argFiles, "build-arg-file", nil, "file of build arguments, NAME=value a line; --build-arg goes before it")
+	fl.Var((*list)(&f.argFiles), "build-arg-file", "file of build arguments, NAME=value a line; --build-arg goes before it")
 	fl.BoolVar(&f.httpProxy, "http-proxy", false, "give RUN steps the proxy variables of the environment")
 	fl.StringVar(&f.epoch, "source-date-epoch", "", "short for --build-arg SOURCE_DATE_EPOCH=")
 	fl.DurationVar(&f.cacheTTL, "cache-ttl", 0, "execute steps again whose result is older, like 24h")

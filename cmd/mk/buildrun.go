@@ -31,17 +31,17 @@ type stepFlags struct {
 }
 
 func (f *stepFlags) register(fl *pflag.FlagSet) {
-	fl.StringArrayVar(&f.secrets, "secret", nil, "secret for RUN --mount=type=secret, as id=NAME[,src=FILE|,env=VARIABLE]")
-	fl.StringArrayVar(&f.ssh, "ssh", nil, "ssh agent for RUN --mount=type=ssh, as default or ID[=SOCKET|KEY[,KEY]]")
+	fl.Var((*list)(&f.secrets), "secret", "secret for RUN --mount=type=secret, as id=NAME[,src=FILE|,env=VARIABLE]")
+	fl.Var((*list)(&f.ssh), "ssh", "ssh agent for RUN --mount=type=ssh, as default or ID[=SOCKET|KEY[,KEY]]")
 	fl.StringSliceVar(&f.allow, "allow", nil, "let RUN steps ask for more: security.insecure, network.host")
-	fl.StringArrayVar(&f.ulimits, "ulimit", nil, "limit of RUN steps, as NAME=soft[:hard]")
+	fl.Var((*list)(&f.ulimits), "ulimit", "limit of RUN steps, as NAME=soft[:hard]")
 	fl.StringVar(&f.shmSize, "shm-size", "", "size of /dev/shm in RUN steps (default: 64m)")
-	fl.StringArrayVar(&f.security, "security-opt", nil, "no-new-privileges[=true|false] (default: true in steps of root)")
+	fl.Var((*list)(&f.security), "security-opt", "no-new-privileges[=true|false] (default: true in steps of root)")
 	f.limits.defineBuild(fl)
 	fl.StringSliceVar(&f.capAdd, "cap-add", nil, "capability that RUN steps have beside docker's fourteen")
 	fl.StringSliceVar(&f.capDrop, "cap-drop", nil, "capability that RUN steps do not have")
-	fl.StringArrayVarP(&f.volumes, "volume", "v", nil, "bind mount in RUN steps, as HOST:CONTAINER[:ro]; no part of their keys")
-	fl.StringArrayVar(&f.devices, "device", nil, "not to be had: an ordinary user can give steps no device")
+	fl.VarP((*list)(&f.volumes), "volume", "v", "bind mount in RUN steps, as HOST:CONTAINER[:ro]; no part of their keys")
+	fl.Var((*list)(&f.devices), "device", "not to be had: an ordinary user can give steps no device")
 }
 
 // apply adds what the flags say to the sandbox of RUN steps.

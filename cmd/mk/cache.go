@@ -119,7 +119,7 @@ A cache that a step is using is not touched, and the command fails.`}
 }
 
 func cacheFilter(c *cobra.Command, filters *[]string) {
-	c.Flags().StringArrayVar(filters, "filter", nil, "only caches with id=PATTERN, or until=DURATION: not used for so long")
+	c.Flags().Var((*list)(filters), "filter", "only caches with id=PATTERN, or until=DURATION: not used for so long")
 }
 
 // shortCache is a cache's name as lists have it.

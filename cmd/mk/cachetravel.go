@@ -79,7 +79,7 @@ func newCacheRestore(a *app) *cobra.Command {
 	}))
 	fl := c.Flags()
 	fl.StringVarP(&input, "input", "i", "-", "where from: FILE, DIR, docker://NAME or -")
-	fl.StringArrayVar(&filters, "filter", nil, "only caches with id=PATTERN")
+	fl.Var((*list)(&filters), "filter", "only caches with id=PATTERN")
 	reg.register(fl)
 	a.usernsFlag(c)
 	return c

@@ -56,7 +56,7 @@ func newCommit(a *app) *cobra.Command {
 	fl := c.Flags()
 	fl.StringVarP(&f.author, "author", "a", "", "author of the image")
 	fl.StringVarP(&f.message, "message", "m", "", "comment in the history")
-	fl.StringArrayVarP(&f.changes, "change", "c", nil, "instruction to apply to the image")
+	fl.VarP((*list)(&f.changes), "change", "c", "instruction to apply to the image")
 	fl.BoolVarP(&f.quiet, "quiet", "q", false, "as in docker; mk commit prints only the ID")
 	fl.BoolVarP(&pause, "pause", "p", false, "as in docker; mk commit does not stop the container")
 	a.usernsFlag(c)

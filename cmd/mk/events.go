@@ -43,7 +43,7 @@ func newEvents(*app) *cobra.Command {
 	c.Flags().StringVar(&f.since, "since", "", "begin with what happened since this time")
 	c.Flags().StringVar(&f.until, "until", "", "end at this time")
 	c.Flags().StringVar(&f.format, "format", "", "Go template, or json")
-	c.Flags().StringArrayVarP(&f.filters, "filter", "f", nil, "print only these, as KEY=value")
+	c.Flags().VarP((*list)(&f.filters), "filter", "f", "print only these, as KEY=value")
 	return c
 }
 

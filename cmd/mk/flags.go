@@ -10,6 +10,18 @@ import (
 	"mk/builder"
 )
 
+// list is a flag that may be repeated, each time with one more value. It is pflag's StringArray,
+// which makes a CSV writer of 4 KB for each such flag, to print that it is empty by default.
+type list []string
+
+func (l *list) Set(value string) error {
+	*l = append(*l, value)
+	return nil
+}
+
+func (l *list) String() string { return strings.Join(*l, ",") }
+func (l *list) Type() string   { return "stringArray" }
+
 // buildArgs reads --build-arg: NAME=value, or NAME for the caller's own value,
 // which leaves the recipe's default where the caller has none.
 func buildArgs(words []string) (map[string]string, error) {

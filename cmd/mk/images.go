@@ -76,7 +76,7 @@ func newImages(a *app) *cobra.Command {
 	fl.BoolVar(&noTrunc, "no-trunc", false, "print whole IDs")
 	fl.BoolVar(&digests, "digests", false, "show digests")
 	fl.StringVar(&format, "format", "", "Go template, or json")
-	fl.StringArrayVarP(&filters, "filter", "f", nil, "dangling=true|false, reference=PATTERN, label=KEY[=VALUE], before=IMAGE, since=IMAGE, until=TIME")
+	fl.VarP((*list)(&filters), "filter", "f", "dangling=true|false, reference=PATTERN, label=KEY[=VALUE], before=IMAGE, since=IMAGE, until=TIME")
 	return c
 }
 

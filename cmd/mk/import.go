@@ -57,7 +57,7 @@ func newImport(a *app) *cobra.Command {
 		}),
 	}
 	fl := c.Flags()
-	fl.StringArrayVarP(&f.changes, "change", "c", nil, "instruction to apply to the image")
+	fl.VarP((*list)(&f.changes), "change", "c", "instruction to apply to the image")
 	fl.StringVarP(&f.message, "message", "m", "", "comment in the history")
 	fl.StringVar(&f.platform, "platform", "", "what the files are for, as os/arch[/variant] (default: this machine)")
 	fl.BoolVarP(&f.quiet, "quiet", "q", false, "no meaning here: only the ID is printed")

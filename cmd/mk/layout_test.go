@@ -215,3 +215,18 @@ func TestInitCost(t *testing.T) {
 		}
 	}
 }
+
+// TestVerbsAreNamedAsTheyAreMade: a verb is made only when the line begins with its name.
+func TestVerbsAreNamedAsTheyAreMade(t *testing.T) {
+	for _, v := range verbs {
+		if made := v.make(&app{}).Name(); made != v.name {
+			t.Errorf("%q makes mk %s", v.name, made)
+		}
+		if n := len(newRoot(&app{}, v.name).Commands()); n != 1 {
+			t.Errorf("mk %s makes %d verbs", v.name, n)
+		}
+	}
+	if n := len(newRoot(&app{}, "help").Commands()); n < len(verbs) {
+		t.Errorf("mk help knows %d verbs of %d", n, len(verbs))
+	}
+}

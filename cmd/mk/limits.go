@@ -40,10 +40,10 @@ func (l *limits) defineBuild(fl *pflag.FlagSet) {
 // define adds those of docker's run.
 func (l *limits) define(fl *pflag.FlagSet) {
 	l.defineUpdate(fl)
-	fl.StringArrayVar(&l.readBPS, "device-read-bps", nil, "most bytes a second read from a block device, as PATH:SIZE")
-	fl.StringArrayVar(&l.writeBPS, "device-write-bps", nil, "most bytes a second written to a block device, as PATH:SIZE")
-	fl.StringArrayVar(&l.readIOPS, "device-read-iops", nil, "most reads a second of a block device, as PATH:N")
-	fl.StringArrayVar(&l.writeIOPS, "device-write-iops", nil, "most writes a second to a block device, as PATH:N")
+	fl.Var((*list)(&l.readBPS), "device-read-bps", "most bytes a second read from a block device, as PATH:SIZE")
+	fl.Var((*list)(&l.writeBPS), "device-write-bps", "most bytes a second written to a block device, as PATH:SIZE")
+	fl.Var((*list)(&l.readIOPS), "device-read-iops", "most reads a second of a block device, as PATH:N")
+	fl.Var((*list)(&l.writeIOPS), "device-write-iops", "most writes a second to a block device, as PATH:N")
 	l.defineParent(fl)
 }
 

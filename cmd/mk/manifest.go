@@ -204,7 +204,7 @@ func newManifestCreate(a *app) *cobra.Command {
 	})
 	c.Flags().BoolVarP(&amend, "amend", "a", false, "add to a list that is there")
 	c.Flags().BoolVar(&all, "all", false, "of lists, take all images")
-	c.Flags().StringArrayVar(&notes, "annotation", nil, "annotation of the list, as key=value")
+	c.Flags().Var((*list)(&notes), "annotation", "annotation of the list, as key=value")
 	f.register(c.Flags())
 	return c
 }
@@ -223,7 +223,7 @@ func (f *entryFlags) register(c *cobra.Command) {
 	fl.StringVar(&f.variant, "variant", "", "variant of the architecture")
 	fl.StringVar(&f.osVersion, "os-version", "", "version of the operating system")
 	fl.StringSliceVar(&f.osFeatures, "os-features", nil, "features that the operating system must have")
-	fl.StringArrayVar(&f.notes, "annotation", nil, "annotation of the image's place in the list, as key=value")
+	fl.Var((*list)(&f.notes), "annotation", "annotation of the image's place in the list, as key=value")
 }
 
 // platform is what is asked for of a list of images; nil: nothing, the choice is this machine's.

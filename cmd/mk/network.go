@@ -56,14 +56,14 @@ func (w *networking) define(fl *pflag.FlagSet) {
 	fl.StringVar(&w.Network, "network", "", "host, none, private, container:NAME, or the name of one that mk network made (default: host; with --publish, private)")
 	fl.StringVar(&w.Network, "net", "", "")
 	fl.MarkHidden("net")
-	fl.StringArrayVarP(&w.publish, "publish", "p", nil, "port of the machine that leads to one of the container, as [IP:]PORT:CONTAINER[/udp]")
+	fl.VarP((*list)(&w.publish), "publish", "p", "port of the machine that leads to one of the container, as [IP:]PORT:CONTAINER[/udp]")
 	fl.BoolVarP(&w.PublishAll, "publish-all", "P", false, "publish all ports that the image exposes, on free ones")
-	fl.StringArrayVar(&w.expose, "expose", nil, "port that --publish-all publishes, too")
-	fl.StringArrayVar(&w.Aliases, "network-alias", nil, "another name on the network")
+	fl.Var((*list)(&w.expose), "expose", "port that --publish-all publishes, too")
+	fl.Var((*list)(&w.Aliases), "network-alias", "another name on the network")
 	fl.StringVar(&w.IP, "ip", "", "address on the network")
-	fl.StringArrayVar(&w.DNS, "dns", nil, "address of a name server")
-	fl.StringArrayVar(&w.DNSSearch, "dns-search", nil, "domain in which names are looked up")
-	fl.StringArrayVar(&w.DNSOptions, "dns-option", nil, "option of resolv.conf")
+	fl.Var((*list)(&w.DNS), "dns", "address of a name server")
+	fl.Var((*list)(&w.DNSSearch), "dns-search", "domain in which names are looked up")
+	fl.Var((*list)(&w.DNSOptions), "dns-option", "option of resolv.conf")
 }
 
 // settle reads the flags, and says which network it is.

@@ -232,7 +232,7 @@ func newNetworkCreate(a *app) *cobra.Command {
 	c.Flags().StringVar(&gateway, "gateway", "", "the address of its name server (default: the first)")
 	c.Flags().StringVarP(&driver, "driver", "d", "bridge", "as in docker; there is only bridge")
 	c.Flags().BoolVar(&internal, "internal", false, "give its containers no way out")
-	c.Flags().StringArrayVar(&labels, "label", nil, "label, as KEY=value")
+	c.Flags().Var((*list)(&labels), "label", "label, as KEY=value")
 	return c
 }
 

@@ -116,7 +116,7 @@ func newPs(a *app) *cobra.Command {
 	fl.IntVarP(&last, "last", "n", -1, "the newest N only, whether they run or not")
 	fl.BoolVarP(&sizes, "size", "s", false, "show what they take on disk")
 	fl.StringVar(&format, "format", "", "Go template, \"table\" with one, or json")
-	fl.StringArrayVarP(&filters, "filter", "f", nil, "list only these, as KEY=value")
+	fl.VarP((*list)(&filters), "filter", "f", "list only these, as KEY=value")
 	return c
 }
 

@@ -27,12 +27,12 @@ type security struct {
 
 func (w *security) define(fl *pflag.FlagSet) {
 	fl.BoolVar(&w.Privileged, "privileged", false, "all rights that mk itself has: all capabilities, no filter, nothing masked")
-	fl.StringArrayVar(&w.Security, "security-opt", nil, "seccomp=FILE|unconfined, no-new-privileges, mask=PATH:…, unmask=PATH:…|ALL")
-	fl.StringArrayVar(&w.Ulimits, "ulimit", nil, "limit, as NAME=SOFT[:HARD]")
+	fl.Var((*list)(&w.Security), "security-opt", "seccomp=FILE|unconfined, no-new-privileges, mask=PATH:…, unmask=PATH:…|ALL")
+	fl.Var((*list)(&w.Ulimits), "ulimit", "limit, as NAME=SOFT[:HARD]")
 	fl.StringVar(&w.ShmSize, "shm-size", "", "size of /dev/shm (default: 64m)")
-	fl.StringArrayVar(&w.Sysctls, "sysctl", nil, "kernel parameter of the container's namespaces, as NAME=value")
-	fl.StringArrayVar(&w.Groups, "group-add", nil, "number of another group of the user")
-	fl.StringArrayVar(&w.Devices, "device", nil, "device of the machine, as PATH[:CONTAINER]")
+	fl.Var((*list)(&w.Sysctls), "sysctl", "kernel parameter of the container's namespaces, as NAME=value")
+	fl.Var((*list)(&w.Groups), "group-add", "number of another group of the user")
+	fl.Var((*list)(&w.Devices), "device", "device of the machine, as PATH[:CONTAINER]")
 }
 
 // settle refuses what apply could not do, and reads the files that are named.

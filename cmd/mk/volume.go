@@ -264,7 +264,7 @@ func newVolumeCreate(a *app) *cobra.Command {
 		fmt.Println(v.Name)
 		return nil
 	}))
-	c.Flags().StringArrayVarP(&labels, "label", "l", nil, "label, as KEY=value")
+	c.Flags().VarP((*list)(&labels), "label", "l", "label, as KEY=value")
 	a.usernsFlag(c)
 	return c
 }
