@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -132,6 +133,49 @@ func (b *bench) pull(start func() (*distribution, error)) *work {
 	}}
 }
 
+// onBase lays one file, another each time, on that image and pushes the result to another
+// repository, from a store that has nothing.
+func (b *bench) onBase(start func() (*distribution, error)) *work {
+	context := b.path("one")
+	fresh := func(r *distribution) error {
+		if err := errors.Join(remove(b.path("onbase")), os.MkdirAll(context, 0o755)); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(context, "file"), []byte(time.Now().String()), 0o644); err != nil {
+			return err
+		}
+		_, err := b.recipe("OnBase", "FROM "+r.host+"/bench", "COPY --link file /", "LABEL a=file")
+		if err == nil { // Debian 12's buildah does not know --link
+			_, err = b.recipe("OnBasePeers", "FROM "+r.host+"/bench", "COPY file /", "LABEL a=file")
+		}
+		return err
+	}
+	w := &work{name: "FROM that image, COPY --link a file, push", mark: "< 1 s", contestants: []contestant{
+		turn("mk", start, fresh, func(r *distribution) *exec.Cmd {
+			cmd := b.command(b.mk, "build", "-f", b.path("OnBase"), "-t", r.host+"/mk/one", "--push", context)
+			cmd.Env = append(cmd.Env, "MK_ROOT="+b.path("onbase"))
+			return cmd
+		}),
+	}}
+	for _, p := range b.peers {
+		name := func(r *distribution) string { return r.host + "/" + p.name + "/one" }
+		w.contestants = append(w.contestants, turn(p.name, start, func(r *distribution) error {
+			b.command(p.name, p.command("rmi", "-f", name(r), r.host+"/bench")...).Run() // the first time there is none
+			return fresh(r)
+		}, func(r *distribution) *exec.Cmd {
+			build := p.build("-q", "--tls-verify=false", "-f", b.path("OnBasePeers"), "-t", name(r), context)
+			push := p.command("push", "-q", "--tls-verify=false", name(r))
+			return b.command("sh", "-c", `"$0" `+quoted(build)+` && exec "$0" `+quoted(push), p.name)
+		}))
+	}
+	return w
+}
+
+// quoted is a command line for a shell.
+func quoted(words []string) string {
+	return "'" + strings.Join(words, "' '") + "'"
+}
+
 // push sends what pull brought to a registry that has nothing.
 func (b *bench) push(start func() (*distribution, error)) *work {
 	empty := func(r *distribution) error {
@@ -167,7 +211,7 @@ func (b *bench) registryWorks() []*work {
 	}
 	start := b.overRegistry()
 	pull, push := b.pull(start), b.push(start)
-	return []*work{pull, inMemory(b.pull(start), "peak memory of that pull"), push, inMemory(b.push(start), "peak memory of that push")}
+	return []*work{pull, b.onBase(start), inMemory(b.pull(start), "peak memory of that pull"), push, inMemory(b.push(start), "peak memory of that push")}
 }
 
 // inMemory makes a work's line about peak memory, which has no floor.

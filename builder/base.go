@@ -153,6 +153,9 @@ func fetchAhead(ctx context.Context, layers []image.Layer) (arrival []chan error
 }
 
 func (b *Builder) unpackLayer(ctx context.Context, l image.Layer, parent *snapshot.Snapshot) (*snapshot.Snapshot, error) {
+	if made, err := b.Trees.ByDiffID(l.DiffID); err == nil && made.Parent() == nil && parent != nil {
+		return b.relay(ctx, made, parent)
+	}
 	tar, err := l.Uncompressed(ctx)
 	if err != nil {
 		return nil, err
@@ -168,6 +171,16 @@ func (b *Builder) unpackLayer(ctx context.Context, l image.Layer, parent *snapsh
 	}
 	draft.SetLayer(l.DiffID) // the reader has verified it
 	return draft.Commit()
+}
+
+// relay lays a layer that COPY --link made here on a tree, and has it found there.
+func (b *Builder) relay(ctx context.Context, layer, parent *snapshot.Snapshot) (*snapshot.Snapshot, error) {
+	snap, err := b.Trees.Rebase(layer, parent)
+	if err != nil {
+		return nil, err
+	}
+	_, err = snap.Digests(ctx)
+	return snap, err
 }
 
 // defaultJobs lets steps that wait overlap even on one processor.

@@ -74,11 +74,10 @@ type Result struct {
 
 // Layer is one layer of a result: of the base image, or made by a step.
 type Layer struct {
-	Base     *image.Layer
-	Made     time.Time
-	Digests  snapshot.Digests
-	Snapshot snapshot.ID
-	Step     *Node
+	Base    *image.Layer
+	Made    time.Time
+	Digests snapshot.Digests
+	Step    *Node
 }
 
 // Build executes what the records do not already hold of the targets of plans, one
@@ -179,6 +178,7 @@ type made struct {
 	ready     chan struct{} // closed when id, lazy or err is set
 	id        snapshot.ID
 	lazy      *lazyTree // in place of id: a cache has it
+	laid      *laidTree // of a linked step: id is the layer alone
 	text      *KeyText  // of its key; set before digested is closed
 	alone     *KeyText  // of a linked step: the key of its layer alone
 	at        time.Time // when the step ended, now or in the build that executed it
@@ -218,7 +218,7 @@ func (e *engine) target(ctx context.Context, plan *Plan) (*Result, error) {
 		if err != nil {
 			return nil, fmt.Errorf("digest layer of %s: %w", n.Vertex.Name, err)
 		}
-		r.Layers = append(r.Layers, Layer{Digests: d, Snapshot: m.id, Made: m.at, Step: n})
+		r.Layers = append(r.Layers, Layer{Digests: d, Made: m.at, Step: n})
 	}
 	return r, e.need(ctx, target.Tree, r)
 }
@@ -313,21 +313,24 @@ func (e *engine) make(ctx context.Context, n *Node, m *made) error {
 		act.Close()
 		act = again
 	}
+	if n.linked() {
+		return e.makeLinked(ctx, n, m, act, facts)
+	}
 	if !e.Inside {
 		return ErrNeedsInside
 	}
-	if _, laid := e.aloneBefore(n, facts(alone)); e.Explain != nil && !laid {
+	if e.Explain != nil {
 		content, err := e.contentOf(ctx, n.Parent)
 		if err != nil {
 			return err
 		}
 		e.Explain(Reason{n.Vertex, e.explain(n, facts(content))})
 	}
-	snap, made, err := e.execute(ctx, n, act, facts)
+	snap, err := e.execute(ctx, n, act)
 	if err != nil {
 		return at(n.Step.At(), err)
 	}
-	m.id, m.at = snap.ID(), made
+	m.id, m.at = snap.ID(), now()
 	e.group.Go(func() error {
 		defer close(m.digested)
 		m.digests, m.digestErr = e.digest(snap)
@@ -377,17 +380,13 @@ func (e *engine) cached(ctx context.Context, k Key) *cachedStep {
 	return e.from.step(ctx, k)
 }
 
-// execute makes the snapshot of a step, and tells when it was made.
-func (e *engine) execute(ctx context.Context, n *Node, act action, facts func(parent string) *KeyText) (*snapshot.Snapshot, time.Time, error) {
-	if n.linked() {
-		return e.link(ctx, n, act, facts(alone))
-	}
+// execute makes the snapshot of a step on its parent's tree.
+func (e *engine) execute(ctx context.Context, n *Node, act action) (*snapshot.Snapshot, error) {
 	parent, err := e.tree(ctx, n.Parent)
 	if err != nil {
-		return nil, time.Time{}, err
+		return nil, err
 	}
-	snap, err := e.onDraft(ctx, n, act, parent)
-	return snap, now(), err
+	return e.onDraft(ctx, n, act, parent)
 }
 
 // now is the time as records and history have it.
@@ -494,8 +493,11 @@ func (e *engine) tree(ctx context.Context, t Tree) (*snapshot.Snapshot, error) {
 		if err != nil {
 			return nil, err
 		}
-		if m.lazy != nil {
+		switch {
+		case m.lazy != nil:
 			return e.bring(ctx, t.Node, m.lazy)
+		case m.laid != nil:
+			return e.lay(ctx, t.Node, m)
 		}
 		return e.Trees.Get(m.id)
 	case t.Image != nil:

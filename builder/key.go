@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -49,6 +50,13 @@ func (t *KeyText) Add(kind string, values ...string) {
 		b.WriteString(strconv.Quote(v))
 	}
 	t.lines = append(t.lines, b.String())
+}
+
+// On is the key of the same step on a tree with other content.
+func (t *KeyText) On(parent string) *KeyText {
+	lines := slices.Clone(t.lines)
+	lines[2] = parentPrefix + parent
+	return &KeyText{lines}
 }
 
 func (t *KeyText) String() string { return strings.Join(t.lines, "\n") + "\n" }

@@ -60,6 +60,6 @@ func (b *Builder) squash(ctx context.Context, r *Result) error {
 		r.Config.History[i].EmptyLayer = true
 	}
 	r.Config.History = append(r.Config.History, ocispec.History{CreatedBy: "squash", Comment: historyComment})
-	r.Layers = []Layer{{Digests: digests, Snapshot: snap.ID(), Made: made}}
+	r.Layers = []Layer{{Digests: digests, Made: made}}
 	return nil
 }

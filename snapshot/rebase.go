@@ -143,13 +143,15 @@ func contentOfRebased(alone, parent digest.Digest) digest.Digest {
 	return digest.FromString("mk content of rebased 1\n" + alone.String() + "\n" + parent.String() + "\n")
 }
 
+// On gives the digests of a layer, known without a parent, on a tree with that Content, but
+// for the Chain, which Content does not tell.
+func (d Digests) On(parent digest.Digest) Digests {
+	return Digests{Alone: d.Content, Content: contentOfRebased(d.Content, parent), DiffID: d.DiffID, Size: d.Size}
+}
+
 // rebased gives the digests of a layer on another parent.
 func rebased(alone Digests, parent *Digests) Digests {
-	return Digests{
-		Alone:   alone.Content,
-		Content: contentOfRebased(alone.Content, parent.Content),
-		DiffID:  alone.DiffID,
-		Size:    alone.Size,
-		Chain:   chainID(parent, alone.DiffID),
-	}
+	d := alone.On(parent.Content)
+	d.Chain = chainID(parent, alone.DiffID)
+	return d
 }
