@@ -2,6 +2,7 @@ package container
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -95,6 +96,9 @@ func become(spec *Spec, setgroupsDenied bool) error {
 	}
 	// Changing IDs made the kernel forget it, and a new thread never had it.
 	unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0)
+	if orphaned() {
+		return errOrphaned
+	}
 	if spec.NoNewPrivs {
 		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 			return fmt.Errorf("set no_new_privs: %w", err)
@@ -102,6 +106,16 @@ func become(spec *Spec, setgroupsDenied bool) error {
 		return filter(spec.Seccomp)
 	}
 	return nil
+}
+
+var errOrphaned = errors.New("the process that started this one is gone")
+
+// orphaned tells whether who started this process was killed before it could ask to die with them. A
+// process that ends closes its files first, and then signals its children: either this sees the one,
+// or the other comes.
+func orphaned() bool {
+	n, err := unix.Poll([]unix.PollFd{{Fd: controlFD}}, 0) // POLLHUP is always asked for
+	return err == nil && n > 0
 }
 
 // setCaps leaves root what the container may have, and anybody else nothing: as docker does.

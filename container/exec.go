@@ -106,6 +106,9 @@ func (p *Process) Exec(e *Exec, stdio IO) (_ *Process, err error) {
 	}
 	work, err := p.joiner.thread(init)
 	if err != nil {
+		if hasEnded(init, err) {
+			return nil, ErrNotRunning
+		}
 		return nil, err
 	}
 	joined := &Process{done: make(chan struct{}), spec: &spec, unwatch: func() bool { return true }}
@@ -119,6 +122,9 @@ func (p *Process) Exec(e *Exec, stdio IO) (_ *Process, err error) {
 		started <- err
 	}
 	if err := <-started; err != nil {
+		if hasEnded(init, err) {
+			return nil, ErrNotRunning
+		}
 		return nil, fmt.Errorf("start a process in the container: %w", err)
 	}
 	theirs.Close()
@@ -131,9 +137,23 @@ func (p *Process) Exec(e *Exec, stdio IO) (_ *Process, err error) {
 		if joined.terminal != nil {
 			joined.terminal.Close()
 		}
+		if hasEnded(init, err) {
+			return nil, ErrNotRunning
+		}
 		return nil, err
 	}
 	return joined, nil
+}
+
+// hasEnded tells whether a failure to get into the container is that it has ended. A process loses its
+// namespaces, then its pid: setns(2) says ESRCH, EPERM in between, and the pidfd a moment later.
+func hasEnded(pidfd *os.File, err error) bool {
+	var start *StartError
+	if errors.As(err, &start) && start.Code != 125 {
+		return false // it was there, to look the command up in
+	}
+	n, perr := unix.Poll([]unix.PollFd{{Fd: int32(pidfd.Fd()), Events: unix.POLLIN}}, 100)
+	return perr == nil && n > 0
 }
 
 // ErrNotRunning is the answer to what only a running container can do.

@@ -25,6 +25,7 @@ type Holder struct {
 	socket  *net.UnixListener
 	streams *streams
 	ended   chan struct{}  // closed when the last run is over, and written down
+	enough  chan struct{}  // closed when no run is to follow this one
 	code    int            // set before ended is closed
 	told    sync.WaitGroup // those who are to hear of the end
 
@@ -61,7 +62,7 @@ func (c *Container) Hold(ctx context.Context, run Run) error {
 		return err
 	}
 	defer lock.Close()
-	h := &Holder{c: c, run: run, lock: lock, streams: &streams{tty: c.Tty}, ended: make(chan struct{})}
+	h := &Holder{c: c, run: run, lock: lock, streams: &streams{tty: c.Tty}, ended: make(chan struct{}), enough: make(chan struct{})}
 	if err := h.listen(); err != nil {
 		return err
 	}
@@ -150,7 +151,10 @@ func (h *Holder) start(ctx context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.proc = p
-	h.status = Status{Pid: p.Pid(), Started: time.Now(), Cgroup: p.Cgroup(), Restarts: h.status.Restarts, Finished: h.status.Finished}
+	h.status = Status{Pid: p.Pid(), Started: time.Now(), Cgroup: p.Cgroup(), Restarts: h.status.Restarts, Finished: h.status.Finished, Stopped: h.status.Stopped}
+	if h.status.Stopped { // while it was started again: who asked is waiting, and his signal met nobody
+		p.Kill()
+	}
 	if h.c.Health != nil {
 		h.status.Health = &Health{Status: HealthStarting}
 	}
@@ -207,11 +211,9 @@ func (h *Holder) keep(ctx context.Context) error {
 		if err != nil || !again {
 			return err
 		}
-		time.Sleep(wait)
-		h.mu.Lock()
-		stopped := h.status.Stopped
-		h.mu.Unlock()
-		if stopped {
+		select {
+		case <-time.After(wait):
+		case <-h.enough:
 			return h.c.setStatus(h.status)
 		}
 		if err := h.start(ctx); err != nil {
@@ -275,7 +277,7 @@ func (h *Holder) serve() {
 		if err != nil {
 			return
 		}
-		go h.answer(&Conn{c})
+		go h.answer(&Conn{c: c})
 	}
 }
 
@@ -341,7 +343,9 @@ func (h *Holder) do(r Request) (Reply, []*os.File, error) {
 			return done, nil, ErrNotRunning
 		}
 		root, err := os.OpenFile(fmt.Sprintf("/proc/%d/root", h.proc.Pid()), unix.O_RDONLY|unix.O_DIRECTORY, 0)
-		if err != nil {
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) {
+			return done, nil, ErrNotRunning // it is ending, and will be waited for
+		} else if err != nil {
 			return done, nil, err
 		}
 		return done, []*os.File{root}, nil
@@ -366,7 +370,10 @@ func (h *Holder) do(r Request) (Reply, []*os.File, error) {
 func (h *Holder) noRestart() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.status.Stopped = true
+	if !h.status.Stopped {
+		h.status.Stopped = true
+		close(h.enough)
+	}
 }
 
 // stop asks the container to end, and after that many seconds makes it; then it waits for the end.

@@ -48,7 +48,10 @@ type Reply struct {
 }
 
 // Conn is one connection, of either side.
-type Conn struct{ c *net.UnixConn }
+type Conn struct {
+	c  *net.UnixConn
+	of *Container // whose holder is the other side; nil where somebody made a pair
+}
 
 // NewConn makes a connection of one end of a socketpair, which it takes over.
 func NewConn(f *os.File) (*Conn, error) {
@@ -61,7 +64,7 @@ func NewConn(f *os.File) (*Conn, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s is not a unix socket", f.Name())
 	}
-	return &Conn{unixConn}, nil
+	return &Conn{c: unixConn}, nil
 }
 
 // ConnPair makes the two ends of a connection.
@@ -82,7 +85,7 @@ func (c *Container) Dial() (*Conn, error) {
 	var conn *Conn
 	err := c.atSocket(func(path string) error {
 		u, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: path, Net: "unixpacket"})
-		conn = &Conn{u}
+		conn = &Conn{u, c}
 		return err
 	})
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
@@ -137,7 +140,7 @@ func (k *Conn) Receive(v any) ([]*os.File, error) {
 	text, oob := make([]byte, maxControl), make([]byte, unix.CmsgSpace(4*maxFiles))
 	n, oobn, _, _, err := k.c.ReadMsgUnix(text, oob)
 	if err != nil || n == 0 {
-		if err == nil || errors.Is(err, unix.ECONNRESET) {
+		if err == nil || errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
 			err = io.EOF
 		}
 		return nil, err
@@ -162,12 +165,23 @@ func (k *Conn) Receive(v any) ([]*os.File, error) {
 	return files, nil
 }
 
-// Ask sends a request and returns the first reply. The error is the holder's, or ErrKilled.
-func (k *Conn) Ask(r Request, files ...*os.File) (Reply, []*os.File, error) {
-	if err := k.Send(r, files...); err != nil {
-		return Reply{}, nil, fmt.Errorf("ask the holder: %w", err)
+// Ask sends a request and returns the first reply. The error is the holder's, ErrKilled, or
+// ErrNotRunning when the container has ended before the holder came to the request.
+func (k *Conn) Ask(r Request, files ...*os.File) (reply Reply, passed []*os.File, err error) {
+	err = k.Send(r, files...)
+	if err == nil {
+		reply, passed, err = k.Next()
+	} else if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+		err = ErrKilled
+	} else {
+		err = fmt.Errorf("ask the holder: %w", err)
 	}
-	return k.Next()
+	if errors.Is(err, ErrKilled) && k.of != nil {
+		if s, serr := k.of.Status(); serr == nil && !s.Running && s.Error == "" {
+			err = fmt.Errorf("%s: %w", k.of.Name, ErrNotRunning)
+		}
+	}
+	return reply, passed, err
 }
 
 // ErrKilled is the end of a connection without an answer: somebody killed the holder, and with it

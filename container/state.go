@@ -42,7 +42,7 @@ import (
 //   - The container is running exactly while the lock of running is taken, whatever a pid or
 //     status.json says.
 //   - Whoever starts it takes change, then running, and then gives change back. Removing takes
-//     change, finds running free, and goes: the layer, the name, the rest, config.json among it.
+//     change, finds running free, and goes: config.json, the name, the layer, the rest.
 type Store struct{ dir string }
 
 // Container is a directory of state; it is running exactly while someone holds its lock.
@@ -348,8 +348,8 @@ func (s *Store) Find(name string) (*Container, error) {
 	return found, nil
 }
 
-// Litter lists directories that are no containers and that nobody is making: what killed
-// processes left. Each is the path of one, with perhaps a layer in it.
+// Litter lists directories that are no containers and that nobody is making or removing: what
+// killed processes left. Each is the path of one, with perhaps a layer in it.
 func (s *Store) Litter() ([]string, error) {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
@@ -369,7 +369,11 @@ func (s *Store) Litter() ([]string, error) {
 			err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 			f.Close()
 		}
-		if err != unix.EWOULDBLOCK {
+		if err == unix.EWOULDBLOCK {
+			continue
+		}
+		c := Container{store: s, dir: dir}
+		if running, err := c.Running(); err == nil && !running { // else its holder is removing it
 			dirs = append(dirs, dir)
 		}
 	}
@@ -496,6 +500,12 @@ func (c *Container) Rename(name string) error {
 	if err != nil {
 		return err
 	}
+	now, err := c.store.load(c.ID) // it may have been renamed or removed since it was found
+	if err != nil {
+		unlock()
+		return err
+	}
+	c.Record = now.Record
 	old := c.Name
 	err = c.store.takeName(name, c.ID)
 	if err == nil {
@@ -530,9 +540,10 @@ func (c *Container) Amend(change func(*Record) error) error {
 	return c.save()
 }
 
-// Remove removes the container's directory and name, and the cgroup that a killed holder left. Its layer must be gone, and the caller holds
-// its change lock, or is its holder.
-func (c *Container) Remove() error {
+// Remove removes the container, which the caller holds the change lock of, or is the holder of: the
+// cgroup that a killed holder left, then config.json, by which it is no container any more, then its
+// name, its files by the caller's hand, and the directory. What a killed mk leaves of that is Litter.
+func (c *Container) Remove(files func() error) error {
 	st, err := c.Status()
 	if err != nil {
 		return err
@@ -540,20 +551,32 @@ func (c *Container) Remove() error {
 	if err := RemoveCgroup(st.Cgroup); err != nil {
 		return err
 	}
-	unlock, err := c.store.lock()
-	if err != nil {
-		return err
+	known, err := c.forget()
+	if err == nil {
+		err = files()
 	}
-	err = os.Remove(c.Path("config.json"))
-	known := err == nil
-	if known || errors.Is(err, fs.ErrNotExist) {
-		if err = c.store.dropName(c.Name, c.ID); err == nil {
-			err = os.RemoveAll(c.dir)
-		}
+	if err == nil {
+		err = os.RemoveAll(c.dir)
 	}
-	unlock()
 	if known {
 		c.tell("destroy", nil)
 	}
 	return err
+}
+
+// forget removes the container's record and its name, which may be another than when it was found.
+func (c *Container) forget() (known bool, err error) {
+	unlock, err := c.store.lock()
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	if now, err := c.store.load(c.ID); err == nil {
+		c.Name = now.Name
+	}
+	err = os.Remove(c.Path("config.json"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	return err == nil, c.store.dropName(c.Name, c.ID)
 }

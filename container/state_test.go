@@ -68,11 +68,49 @@ func TestStoreOfContainers(t *testing.T) {
 	if all, err := s.List(); err != nil || len(all) != 3 {
 		t.Errorf("List: %d, %v", len(all), err)
 	}
-	if err := c.Remove(); err != nil {
+	if err := c.Remove(func() error { return nil }); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Find("other"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("after Remove: %v", err)
+	}
+	// Whoever found it before it was removed does not bring it back by a new name.
+	if err := c.Rename("back"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("Rename after Remove: %v", err)
+	}
+}
+
+// A name that is given between finding and removing goes with the container.
+func TestRemoveAfterRename(t *testing.T) {
+	s := newTestStore(t)
+	c := create(t, s, "web")
+	found, err := s.Find("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Rename("other"); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := found.hold()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = found.Remove(func() error {
+		// Its holder removes it: it is no container any more, and nobody else's to clear away.
+		if litter, err := s.Litter(); err != nil || len(litter) != 0 {
+			t.Errorf("Litter of one being removed: %v, %v", litter, err)
+		}
+		return errors.New("killed")
+	})
+	if err == nil {
+		t.Error("Remove said nothing of the files that are left")
+	}
+	lock.Close()
+	if litter, err := s.Litter(); err != nil || len(litter) != 1 {
+		t.Errorf("Litter of a removal that broke off: %v, %v", litter, err)
+	}
+	if names, err := os.ReadDir(filepath.Join(s.dir, "names")); err != nil || len(names) != 0 {
+		t.Errorf("names: %v, %v", names, err)
 	}
 }
 

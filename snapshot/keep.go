@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -55,9 +56,7 @@ func (s *Store) OpenKept(dir string) (*Draft, error) {
 	if d.locked, err = os.Open(dir); err != nil {
 		return fail(err)
 	}
-	if err := flock(d.locked, unix.LOCK_EX|unix.LOCK_NB); err == unix.EWOULDBLOCK {
-		return fail(ErrInUse)
-	} else if err != nil {
+	if err := lockKept(d.locked); err != nil {
 		return fail(err)
 	}
 	if d.meta, err = readMeta(filepath.Join(dir, "meta")); err != nil {
@@ -121,12 +120,24 @@ func RemoveKept(dir string) error {
 		return err
 	}
 	defer f.Close()
-	if err := flock(f, unix.LOCK_EX|unix.LOCK_NB); err == unix.EWOULDBLOCK {
-		return fmt.Errorf("remove %s: %w", dir, ErrInUse)
-	} else if err != nil {
-		return err
+	if err := lockKept(f); err != nil {
+		return fmt.Errorf("remove %s: %w", dir, err)
 	}
 	return removeTree(dir)
+}
+
+// lockKept locks a kept draft. Who has it may be dying: of a process that is killed, one lock is gone
+// before the other, and the caller may have come by the first.
+func lockKept(dir *os.File) error {
+	for end := time.Now().Add(time.Second); ; time.Sleep(5 * time.Millisecond) {
+		err := flock(dir, unix.LOCK_EX|unix.LOCK_NB)
+		if err != unix.EWOULDBLOCK {
+			return err
+		}
+		if time.Now().After(end) {
+			return ErrInUse
+		}
+	}
 }
 
 // KeptParent is the snapshot that a kept draft changes, "" for none.

@@ -65,6 +65,11 @@ func newCommit(a *app) *cobra.Command {
 
 // commit makes the image, which has no name yet.
 func (s *store) commit(ctx context.Context, c *container.Container, f *commitFlags) (ocispec.Descriptor, error) {
+	unlock, err := c.Change() // nobody removes it meanwhile
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	defer unlock()
 	if err := layered(c); err != nil {
 		return ocispec.Descriptor{}, err
 	}

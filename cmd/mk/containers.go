@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -59,7 +60,10 @@ func eachContainer(names []string, verb string, do func(*container.Container) er
 func each(names []string, do func(name string) error) (failed error) {
 	for _, name := range names {
 		if err := do(name); err != nil {
-			fmt.Fprintln(os.Stderr, "mk:", err)
+			var said *exitError // by inside, which ended by itself
+			if !errors.As(err, &said) || said.err != nil || said.status >= 128 {
+				fmt.Fprintln(os.Stderr, "mk:", err)
+			}
 			failed = &exitError{status: exitFailed}
 			continue
 		}

@@ -83,7 +83,7 @@ func (s *store) withRoot(c *container.Container, f func(root *os.File, view *sna
 	defer unlock()
 	_, files, err := c.Ask(container.Request{Op: "root"})
 	if errors.Is(err, container.ErrNotRunning) {
-		layer, err := s.trees.OpenKept(c.Path("layer"))
+		layer, err := s.openLayer(c)
 		if err != nil {
 			return err
 		}

@@ -140,16 +140,13 @@ func forgetProgram() {
 // removeContainer removes a container that is not running, whose layer is open or whose change
 // lock is held.
 func (s *store) removeContainer(c *container.Container, layer *snapshot.Draft, w *words) error {
-	var err error
-	if layer != nil {
-		err = layer.Discard()
-	} else {
-		err = snapshot.RemoveKept(c.Path("layer"))
-	}
+	err := c.Remove(func() error {
+		if layer != nil {
+			return layer.Discard()
+		}
+		return snapshot.RemoveKept(c.Path("layer"))
+	})
 	if err != nil {
-		return err
-	}
-	if err := c.Remove(); err != nil {
 		return err
 	}
 	for _, p := range w.Places {
@@ -160,6 +157,18 @@ func (s *store) removeContainer(c *container.Container, layer *snapshot.Draft, w
 		}
 	}
 	return nil
+}
+
+// openLayer opens what a container changed. The caller has its change lock, and found it not running.
+func (s *store) openLayer(c *container.Container) (*snapshot.Draft, error) {
+	layer, err := s.trees.OpenKept(c.Path("layer"))
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // it was one of --rm, and has just ended
+		return nil, fmt.Errorf("%s: %w", c.Name, container.ErrNotFound)
+	case errors.Is(err, snapshot.ErrInUse):
+		return nil, fmt.Errorf("%s is between two runs of its restart policy: try again, or stop it first", c.Name)
+	}
+	return layer, err
 }
 
 // writeEtc makes the directory of the files of /etc that are a container's own and never part of an

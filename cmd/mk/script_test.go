@@ -52,6 +52,9 @@ func TestMain(m *testing.M) {
 	} else if seed := os.Getenv(chanceEnv); seed != "" {
 		makeCalls(seed)
 		return
+	} else if work := os.Getenv(racesEnv); work != "" {
+		runRaces(work)
+		return
 	}
 	flag.Parse()
 	code := m.Run()

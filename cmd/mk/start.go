@@ -144,9 +144,12 @@ func (a *app) startInside(ctx context.Context, id string, attach, stdin bool) er
 		return err
 	} else if running {
 		unlock()
-		return fmt.Errorf("start %s: %w", c.Name, container.ErrRunning)
+		if attach || stdin {
+			return fmt.Errorf("start %s: %w", c.Name, container.ErrRunning)
+		}
+		return a.alreadyStarted(c) // by another mk, since ours asked
 	}
-	layer, err := s.trees.OpenKept(c.Path("layer"))
+	layer, err := s.openLayer(c)
 	if err != nil {
 		unlock()
 		return fmt.Errorf("start %s: %w", c.Name, err)
@@ -155,6 +158,16 @@ func (a *app) startInside(ctx context.Context, id string, attach, stdin bool) er
 		store: s, c: c, layer: layer, attach: attach || stdin, stdin: stdin,
 		settled: func() error { unlock(); return nil },
 	})
+}
+
+// alreadyStarted tells the process outside that there is nothing to do.
+func (a *app) alreadyStarted(c *container.Container) error {
+	client, err := container.NewConn(a.in.Files[0])
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	return client.Send(container.Reply{Started: c.ID})
 }
 
 func newAttach(a *app) *cobra.Command {
