@@ -104,7 +104,7 @@ func (p *Process) Exec(e *Exec, stdio IO) (_ *Process, err error) {
 			files[i] = null
 		}
 	}
-	work, err := p.joiner.thread(init)
+	work, err := p.joiner.thread(init, !spec.Namespaces.HostPID)
 	if err != nil {
 		if hasEnded(init, err) {
 			return nil, ErrNotRunning
@@ -178,28 +178,23 @@ func (p *Process) pidfd() (*os.File, error) {
 
 // joiner is a thread whose children are born in the container's pid namespace. To join that takes
 // a thread for ever, and a child ends with the thread that started it: so there is one a
-// container, made for the first Exec.
+// container, its birthplace or else one made for the first Exec.
 type joiner struct {
 	once sync.Once
 	work chan func()
 	err  error
 }
 
-func (j *joiner) thread(init *os.File) (chan<- func(), error) {
+func (j *joiner) thread(init *os.File, joins bool) (chan<- func(), error) {
 	j.once.Do(func() {
-		j.work = make(chan func())
+		if j.work == nil {
+			j.work = newThread()
+		}
+		if !joins {
+			return
+		}
 		joined := make(chan error)
-		go func() {
-			runtime.LockOSThread()
-			err := unix.Setns(int(init.Fd()), unix.CLONE_NEWPID)
-			joined <- err
-			if err != nil {
-				return // and the thread with it
-			}
-			for f := range j.work {
-				f()
-			}
-		}()
+		j.work <- func() { joined <- unix.Setns(int(init.Fd()), unix.CLONE_NEWPID) }
 		if err := <-joined; err != nil {
 			j.err = fmt.Errorf("join the container's pid namespace: %w", err)
 		}

@@ -349,19 +349,14 @@ func (h *Holder) do(r Request) (Reply, []*os.File, error) {
 			return done, nil, err
 		}
 		return done, []*os.File{root}, nil
-	}
-	if r.Op == "network" {
+	case "share":
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		if h.proc == nil {
 			return done, nil, ErrNotRunning
 		}
-		if h.proc.spec.Network == nil {
-			return done, nil, errors.New("it has the machine's network")
-		}
-		var files []*os.File
-		var err error
-		done.Streams, files, err = h.proc.spec.Network.share()
+		files, err := h.proc.Share(r.Streams)
+		done.Streams = r.Streams
 		return done, files, err
 	}
 	return done, nil, fmt.Errorf("the holder does not know %q", r.Op)

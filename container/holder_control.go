@@ -19,7 +19,9 @@ import (
 //	exec    ← started, with a descriptor when a terminal was asked for; then ended
 //	wait    ← ended
 //	signal, stop, root  ← done
-//	network             ← done, with the namespaces that make its network: see Network
+//	share               ← done, with the descriptors that were asked for: see Process.Share
+//
+// Who starts a holder may send it "given", with what its neighbours share, before its first reply.
 //
 // On a connection of attach or exec, signal and resize may follow; they have no answer.
 // ErrKilled is what a caller makes of an end of file in place of an answer.
@@ -32,7 +34,7 @@ type Request struct {
 	Stdin   bool     `json:",omitempty"` // attach: wants to write, too
 	Size    *Size    `json:",omitempty"` // resize
 	Exec    *Exec    `json:",omitempty"` // comes with three descriptors, or none for -d
-	Streams []string `json:",omitempty"`
+	Streams []string `json:",omitempty"` // share: what is wanted; exec, given: which descriptors came
 }
 
 // Reply is what it says. Err is for ever the last.
@@ -132,7 +134,7 @@ func (k *Conn) Send(v any, files ...*os.File) error {
 const maxControl = 64 << 10
 
 // maxFiles bounds the descriptors of a packet.
-const maxFiles = 4
+const maxFiles = 16
 
 // Receive takes the next packet into v, and the descriptors that came with it. io.EOF when the
 // other side is gone.

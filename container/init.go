@@ -43,8 +43,13 @@ func run() error {
 		return join(o.Spec, o.Join, sources)
 	}
 	spec := o.Spec
+	if !spec.Namespaces.ownPID() {
+		if err := watchHolder(); err != nil {
+			return err
+		}
+	}
 	cgroups := -1
-	if spec.Namespaces.Cgroup {
+	if spec.Namespaces.Cgroup && !spec.Namespaces.shares(unix.CLONE_NEWCGROUP) {
 		// Not by a flag of clone, which would take the cgroup of the parent for the root of it.
 		if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
 			return fmt.Errorf("make a cgroup namespace: %w", err)
@@ -98,7 +103,7 @@ func run() error {
 	unix.Close(root)
 
 	// Where: in the container's root, nothing else mounted; still with all capabilities.
-	path, err := settleIn(spec, tty, !spec.Init)
+	path, err := settleIn(spec, tty, !spec.reaps())
 	if err != nil {
 		return err
 	}
@@ -115,7 +120,7 @@ func run() error {
 	if err := closeRest(); err != nil {
 		return err
 	}
-	if spec.Init {
+	if spec.reaps() {
 		return reap(spec, path, denied, cgroups)
 	}
 	runtime.LockOSThread() // to the kernel identity and filters belong to threads
@@ -187,7 +192,7 @@ func takeOrders() (*orders, []int, error) {
 }
 
 func namesOf(spec *Spec) error {
-	if spec.Namespaces.HostUTS {
+	if spec.Namespaces.HostUTS || spec.Namespaces.shares(unix.CLONE_NEWUTS) {
 		return nil
 	}
 	if spec.Hostname != "" {

@@ -106,6 +106,9 @@ func makeMount(spec *Spec, m *Mount, source int) (int, error) {
 		}
 		return newFS("cgroup2", m.attributes())
 	case Proc:
+		if spec.Namespaces.HostPID { // a fresh one takes the rights of who owns the pid namespace
+			return outerTree("/proc", m)
+		}
 		fd, err := newFS("proc", m.attributes())
 		if denied(err) {
 			if outer, err2 := outerTree("/proc", m); err2 == nil {

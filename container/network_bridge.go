@@ -95,29 +95,3 @@ func (n *Network) Plug(bridge *Network, id string, address netip.Prefix) error {
 		return nil
 	})
 }
-
-// share gives copies of what another holder needs to be in the same network: the user namespace
-// that owns it, the container's own network, and, if it is plugged into one, the bridge's.
-func (n *Network) share() (names []string, files []*os.File, err error) {
-	user, err := os.Open("/proc/self/ns/user")
-	if err != nil {
-		return nil, nil, err
-	}
-	names, files = []string{"user"}, []*os.File{user}
-	add := func(name string, f *os.File) {
-		fd, derr := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
-		if derr != nil {
-			err = derr
-			return
-		}
-		names, files = append(names, name), append(files, os.NewFile(uintptr(fd), name))
-	}
-	add("net", n.file)
-	if n.bridge != nil {
-		add("bridge", n.bridge.file)
-	}
-	if err != nil {
-		closeAll(files)
-	}
-	return names, files, err
-}

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"fmt"
 	"os"
 	"os/signal"
 	"runtime"
@@ -21,6 +22,13 @@ func reap(spec *Spec, path string, setgroupsDenied bool, cgroups int) error {
 	// Not even its environment and descriptors can be read (/proc/1).
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return err
+	}
+	end := func(status int) { os.Exit(status) }
+	if !spec.Namespaces.ownPID() {
+		var err error
+		if end, err = endOthers(); err != nil {
+			return err
+		}
 	}
 	sigs := make(chan os.Signal, 64)
 	signal.Notify(sigs)
@@ -58,16 +66,37 @@ func reap(spec *Spec, path string, setgroupsDenied bool, cgroups int) error {
 		case unix.SIGCHLD:
 			if status, ended := bury(child); ended {
 				if status.Signaled() {
-					os.Exit(128 + int(status.Signal()))
+					end(128 + int(status.Signal()))
 				}
-				os.Exit(status.ExitStatus())
+				end(status.ExitStatus())
 			}
 		case unix.SIGURG: // the Go scheduler's
+		case holderGone:
+			if !spec.Namespaces.ownPID() {
+				end(128 + int(unix.SIGKILL))
+			}
+			unix.Kill(child, sig)
 		default:
 			unix.Kill(child, sig)
 		}
 	}
 	return nil
+}
+
+// endOthers is the end of an init that has no pid namespace to itself: with that of all others.
+func endOthers() (end func(status int), err error) {
+	proc, err := os.Open("/proc") // now, while no process of the container can have touched it
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := mountsOf(proc, "self")
+	if err != nil {
+		return nil, fmt.Errorf("look at the container's own /proc: %w", err)
+	}
+	return func(status int) {
+		sweep(proc, mounts, os.Getpid(), func() { bury(0) })
+		os.Exit(status)
+	}, nil
 }
 
 // bury waits for all that have ended, and reports how child did when it is among them.

@@ -23,6 +23,10 @@ func openSources(mounts []Mount) (_ []*os.File, err error) {
 		m := &mounts[i]
 		switch m.Type {
 		case Attach:
+			// A copy, so that the next start has one, too; Linux copies what is detached since 6.15.
+			if out[i], err = cloneTree(int(m.File.Fd()), "", unix.AT_EMPTY_PATH); err == nil {
+				continue
+			}
 			fd, err := unix.FcntlInt(m.File.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 			if err != nil {
 				return nil, fmt.Errorf("mount on %s: %w", m.Dest, err)

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Spec is all that init needs to become the container: one typed value on a descriptor, nothing
@@ -19,7 +21,7 @@ type Spec struct {
 	Env  []string // the whole environment, HOME included
 	Cwd  string   // absolute, and there; "" is /
 	User User
-	Init bool // a reaping init stays pid 1 and passes signals on; false: the command is pid 1
+	Init bool // a reaping init stays pid 1 and passes signals on; false: the command is pid 1, if anybody is
 
 	Hostname   string // "" keeps the one around
 	Domainname string
@@ -65,12 +67,26 @@ type Rlimit struct {
 	Soft, Hard uint64
 }
 
-// Namespaces says which of the optional namespaces are new. Mount and pid always are.
+// Namespaces says which namespaces are new; that of mounts always is.
 type Namespaces struct {
-	HostIPC, HostUTS bool // those of stage inside, in place of new ones
-	Net              bool // Spec.Network, or one with lo up and nothing else; false: the network of stage inside
-	Cgroup           bool // rooted in Spec.Cgroup; false: the one around
+	HostPID, HostIPC, HostUTS bool              // those of stage inside, in place of new ones
+	Net                       bool              // Spec.Network, or one with lo up and nothing else; false: the network of stage inside
+	Cgroup                    bool              // rooted in Spec.Cgroup; false: the one around
+	Shared                    []SharedNamespace // those of other containers, in place of new ones
+	Time                      *TimeOffsets      // nil: the machine's clocks
 }
+
+// shares tells whether a kind of namespace is another container's.
+func (n *Namespaces) shares(kind int) bool {
+	return slices.ContainsFunc(n.Shared, func(s SharedNamespace) bool { return s.Kind == kind })
+}
+
+// ownPID tells whether the container has a pid namespace to itself.
+func (n *Namespaces) ownPID() bool { return !n.HostPID && !n.shares(unix.CLONE_NEWPID) }
+
+// reaps tells whether init stays, to see to the others: who has no pid namespace of his own is not
+// ended with it.
+func (s *Spec) reaps() bool { return s.Init || !s.Namespaces.ownPID() }
 
 // Size of a terminal, in characters.
 type Size struct{ Rows, Cols uint16 }
@@ -80,7 +96,7 @@ const (
 	Bind    = "bind"   // Source, or File, with all that is mounted below it
 	Attach  = "attach" // File is a detached mount (fsmount, open_tree); it is moved here, and so used up
 	Tmpfs   = "tmpfs"  // Data: size=64m,mode=1777
-	Proc    = "proc"   // a fresh one; where the kernel refuses, the outer one with a notice
+	Proc    = "proc"   // a fresh one; the outer one with Namespaces.HostPID and, with a notice, where the kernel refuses
 	Sysfs   = "sysfs"  // a fresh one with Namespaces.Net; else the outer one
 	Dev     = "dev"    // a tmpfs with docker's devices and links
 	Devpts  = "devpts" // an instance of its own

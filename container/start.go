@@ -33,7 +33,9 @@ type Process struct {
 	unwatch      func() bool
 	done         chan struct{} // closed when proc has been waited for
 	spec         *Spec
-	joiner       joiner     // see Exec
+	joiner       joiner // see Exec
+	birth        *birthplace
+	mounts       uint64     // see sweep
 	owned        []*os.File // the mounts that are Owned, for the Listener of Exec
 }
 
@@ -86,18 +88,30 @@ func Start(ctx context.Context, spec *Spec, root *os.File, stdio IO) (_ *Process
 			stubs.remove()
 		}
 	}()
-	proc, control, err := spawnInit(spec, root, sources, stdio)
+	birth, err := spec.birthplace()
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			birth.close()
+		}
+	}()
+	proc, control, err := spawnInit(spec, root, sources, birth, stdio)
 	if err != nil && spec.Cgroup != nil && spec.Cgroup.spare { // clone3(2) may be filtered
 		spec.Cgroup.Remove()
 		spec.Cgroup = nil
-		proc, control, err = spawnInit(spec, root, sources, stdio)
+		proc, control, err = spawnInit(spec, root, sources, birth, stdio)
 	}
 	if err != nil {
 		return nil, err
 	}
 	defer control.Close()
 
-	p := &Process{proc: proc, main: true, stubs: stubs, done: make(chan struct{}), spec: spec}
+	p := &Process{proc: proc, main: true, stubs: stubs, done: make(chan struct{}), spec: spec, birth: birth}
+	if birth != nil {
+		p.joiner.work = birth.work
+	}
 	p.cause = func() error { return context.Cause(ctx) }
 	grace := spec.Grace
 	if grace == 0 {
@@ -119,11 +133,12 @@ func Start(ctx context.Context, spec *Spec, root *os.File, stdio IO) (_ *Process
 		}
 		return nil, err
 	}
+	p.remember()
 	return p, nil
 }
 
 // spawnInit clones stage init into the namespaces of spec.
-func spawnInit(spec *Spec, root *os.File, sources []*os.File, stdio IO) (_ *os.Process, control *os.File, err error) {
+func spawnInit(spec *Spec, root *os.File, sources []*os.File, birth *birthplace, stdio IO) (_ *os.Process, control *os.File, err error) {
 	o := orders{Spec: spec, Sources: make([]bool, len(sources)), Await: spec.Cgroup != nil && !spec.Cgroup.limits.IsZero()}
 	for i, f := range sources {
 		o.Sources[i] = f != nil
@@ -168,9 +183,15 @@ func spawnInit(spec *Spec, root *os.File, sources []*os.File, stdio IO) (_ *os.P
 		kinds &^= unix.CLONE_NEWNET
 	}
 	sys := &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWPID | uintptr(kinds),
+		Cloneflags: uintptr(kinds),
 		Setsid:     true, // not the caller's terminal: nothing can be typed into it (TIOCSTI)
-		Pdeathsig:  unix.SIGKILL,
+	}
+	if spec.Namespaces.ownPID() {
+		sys.Cloneflags |= unix.CLONE_NEWPID
+		sys.Pdeathsig = unix.SIGKILL // else see watchHolder
+	}
+	for _, n := range spec.Namespaces.Shared {
+		sys.Cloneflags &^= uintptr(n.Kind)
 	}
 	if spec.Cgroup != nil {
 		sys.UseCgroupFD, sys.CgroupFD = true, int(spec.Cgroup.dir.Fd()) // clone3(2), Linux 5.7
@@ -180,7 +201,9 @@ func spawnInit(spec *Spec, root *os.File, sources []*os.File, stdio IO) (_ *os.P
 		name += " " + spec.Name
 	}
 	on := onSpawner
-	if spec.Namespaces.Net && spec.Network != nil {
+	if birth != nil {
+		on = birth.spawn
+	} else if spec.Namespaces.Net && spec.Network != nil {
 		on = spec.Network.spawn
 	}
 	proc, err := on(func() (*os.Process, error) {
@@ -206,7 +229,7 @@ func (n *Namespaces) flags() int {
 	for _, f := range []struct {
 		is   bool
 		flag int
-	}{{n.Net, unix.CLONE_NEWNET}, {n.Cgroup, unix.CLONE_NEWCGROUP}, {!n.HostIPC, unix.CLONE_NEWIPC}, {!n.HostUTS, unix.CLONE_NEWUTS}} {
+	}{{n.Net, unix.CLONE_NEWNET}, {n.Cgroup, unix.CLONE_NEWCGROUP}, {!n.HostIPC, unix.CLONE_NEWIPC}, {!n.HostUTS, unix.CLONE_NEWUTS}} { // new ones and Shared
 		if f.is {
 			flags |= f.flag
 		}
@@ -246,7 +269,7 @@ func (p *Process) listen(control *os.File, listener func(*os.File, int, []*os.Fi
 		case packet.Terminal:
 			p.terminal = file
 		case packet.Ready:
-			if err := p.spec.Cgroup.settle(p.spec.Init); err != nil {
+			if err := p.spec.Cgroup.settle(p.spec.reaps()); err != nil {
 				return err
 			}
 			if _, err := control.Write([]byte{1}); err != nil {
@@ -290,6 +313,10 @@ func (p *Process) Wait() (ExitStatus, error) {
 func (p *Process) wait() (ExitStatus, error) {
 	state, err := p.proc.Wait()
 	close(p.done)
+	if p.main {
+		p.sweep()
+		p.birth.close()
+	}
 	closeAll(p.owned)
 	if p.stopListener != nil {
 		p.stopListener() // before the mount points are taken away, which it would keep busy
@@ -307,7 +334,8 @@ func (p *Process) wait() (ExitStatus, error) {
 // Signal sends a signal to the container's command, through its init when it has one.
 func (p *Process) Signal(sig os.Signal) error { return p.proc.Signal(sig) }
 
-// Kill ends all processes of the container.
+// Kill ends all processes of the container, though one without a pid namespace of its own only by
+// the time that Wait returns.
 func (p *Process) Kill() error { return p.proc.Kill() }
 
 // Pid is the container's pid 1, as stage inside sees it.

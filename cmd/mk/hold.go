@@ -44,7 +44,12 @@ func (a *app) hold(h holding) error {
 		return fmt.Errorf("container %s: %w", h.c.Name, err)
 	}
 	s, c, layer := h.store, h.c, h.layer
-	at := &socket{given: a.in.Files[1:]}
+	at := &socket{}
+	if w.hasNeighbours() {
+		if at.given, err = takeGiven(client); err != nil {
+			return err
+		}
+	}
 	ready := false
 	stop := func() {} // what goes on beside a run
 	err = c.Hold(context.Background(), container.Run{

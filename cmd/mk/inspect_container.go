@@ -34,6 +34,11 @@ type containerDocument struct {
 	Platform       string
 	HostConfig     struct {
 		NetworkMode     string
+		PidMode         string
+		IpcMode         string
+		UTSMode         string
+		UsernsMode      string
+		TimeOffset      *container.TimeOffsets `json:",omitempty"` // mk's own
 		PortBindings    map[string][]bindingDocument
 		PublishAllPorts bool
 		Dns             []string
@@ -195,6 +200,8 @@ func describeContainer(c *container.Container) (*containerDocument, error) {
 	h.NetworkMode, h.RestartPolicy.Name, h.AutoRemove = w.Network, c.Restart, c.AutoRemove
 	h.CapAdd, h.CapDrop, h.ExtraHosts, h.Privileged, h.ReadonlyRootfs = w.CapAdd, w.CapDrop, w.Hosts, w.Privileged, w.ReadOnly
 	h.SecurityOpt, h.Sysctls, h.Ulimits, h.Init, h.ShmSize = w.Security, w.Sysctls, w.Ulimits, w.Init, w.ShmSize
+	h.PidMode, h.IpcMode, h.UTSMode, h.UsernsMode = w.PID, w.IPC, w.UTS, w.Userns
+	h.TimeOffset = w.Time
 	h.limitsDocument = describeLimits(w)
 	for _, p := range w.Places {
 		m := mountDocument{Type: p.Type, Source: p.Source, Destination: p.Dest, RW: !p.ReadOnly}

@@ -24,7 +24,6 @@ const (
 	networkNone    = "none"    // lo and nothing else
 	networkPrivate = "private" // the container's own, with a way out where the machine has one to give
 
-	containerNetwork = "container:" // and a name: that container's
 )
 
 // isNamed tells whether a word for a network is the name of one that mk network made.
@@ -33,7 +32,7 @@ func isNamed(word string) bool {
 	case "", "default", "bridge", networkHost, networkNone, networkPrivate:
 		return false
 	}
-	return !strings.HasPrefix(word, containerNetwork)
+	return !strings.HasPrefix(word, ofContainer)
 }
 
 // networking are the words about a container's network.
@@ -145,9 +144,9 @@ func (w *networking) wanted() ([]container.Port, error) {
 
 // socket is where a holder's runs plug in: what all of them have of a network that is shared.
 type socket struct {
-	given   []*os.File         // of neighbours
-	bridge  *container.Network // of the named network; made or joined by the first run
-	address netip.Prefix       // there
+	given   map[string]*os.File // of neighbours
+	bridge  *container.Network  // of the named network; made or joined by the first run
+	address netip.Prefix        // there
 }
 
 // openNetwork makes the network of a run and writes down what it is; nil for the machine's own.
@@ -157,11 +156,11 @@ func (s *store) openNetwork(ctx context.Context, c *container.Container, w *word
 	if !w.isolated() {
 		return nil, stop, nil
 	}
-	if strings.HasPrefix(w.Network, containerNetwork) {
-		if len(at.given) != 1 {
+	if strings.HasPrefix(w.Network, ofContainer) {
+		if at.given["net"] == nil {
 			return nil, stop, fmt.Errorf("--network %s: nobody gave the network", w.Network)
 		}
-		n, err := container.OpenNetwork(at.given[0])
+		n, err := container.OpenNetwork(at.given["net"])
 		if err == nil {
 			stop = func() { n.Close() }
 		}
@@ -224,8 +223,8 @@ func (s *networks) plugIn(n *container.Network, c *container.Container, w *words
 		}
 		var bridge *container.Network
 		gateway := netip.PrefixFrom(record.Gateway, record.Subnet.Bits())
-		if len(at.given) == 1 {
-			bridge, err = container.OpenNetwork(at.given[0])
+		if given := at.given["bridge"]; given != nil {
+			bridge, err = container.OpenNetwork(given)
 		} else {
 			bridge, err = container.NewBridge(gateway)
 		}
@@ -270,7 +269,7 @@ func machineServers() (servers []string) {
 // writeNames writes the container's hosts and resolv.conf, as they are for a run with network n;
 // nil is the machine's. Who shares a container's network has its names, too.
 func (s *store) writeNames(c *container.Container, w *words, n *container.Network) error {
-	if name, ok := strings.CutPrefix(w.Network, containerNetwork); ok {
+	if name, ok := strings.CutPrefix(w.Network, ofContainer); ok {
 		other, err := s.containers.Find(name)
 		if err != nil {
 			return err

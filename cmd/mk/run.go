@@ -82,6 +82,9 @@ func newRun(a *app) *cobra.Command {
 	}
 	c.RunE = func(c *cobra.Command, args []string) error {
 		f.entrypointSet = c.Flags().Changed("entrypoint")
+		if err := a.takeUserns(&f.words); err != nil {
+			return err
+		}
 		if a.stage == userns.StageInside {
 			name, args := f.image(args)
 			return a.run(c.Context(), &f, name, args)
@@ -171,6 +174,9 @@ func (f *runFlags) check() error {
 	if f.rm && f.restart != "no" && f.restart != "" {
 		return errors.New("--rm and --restart: a container that is removed when it ends cannot be started again")
 	}
+	if f.hostname != "" && f.UTS != "private" && f.UTS != "" {
+		return fmt.Errorf("--hostname and --uts %s: the name is not the container's own", f.UTS)
+	}
 	if f.stopSignal != "" {
 		if _, err := parseSignal(f.stopSignal); err != nil {
 			return fmt.Errorf("--stop-signal: %w", err)
@@ -203,7 +209,7 @@ func (a *app) runOutside(f *runFlags, line []string) error {
 	if err != nil {
 		return err
 	}
-	s, err := a.launch(choice, f.Network, line)
+	s, err := a.launch(choice, &f.words, line)
 	if err != nil {
 		return err
 	}
@@ -302,6 +308,13 @@ func (s *store) createContainer(ctx context.Context, f *runFlags, name string, a
 	record, err := f.record(origin, config, args)
 	if err != nil {
 		return nil, nil, err
+	}
+	if name, ok := strings.CutPrefix(f.UTS, ofContainer); ok {
+		other, err := s.containers.Find(name)
+		if err != nil {
+			return nil, nil, fmt.Errorf("--uts %w", err)
+		}
+		record.Hostname = other.Hostname
 	}
 	if record.Mode = string(s.mode); f.Rootfs != "" {
 		record.Image = f.Rootfs
@@ -434,6 +447,9 @@ func (s *store) start(ctx context.Context, c *container.Container, w *words, lay
 		return nil, stop, err
 	}
 	spec.Network = network
+	if err := w.join(spec, at.given); err != nil {
+		return nil, stop, err
+	}
 	if c.Tty {
 		size := terminalSize()
 		spec.Terminal = &size

@@ -33,8 +33,8 @@ var errDetached = errors.New("detached")
 
 // launch starts a container's holder with a command line of mk, and returns when the container
 // runs. If it does not come to that, inside has said why, and its exit status is the error.
-func (a *app) launch(choice userns.Choice, network string, args []string) (*session, error) {
-	neighbours, err := findNeighbours(network)
+func (a *app) launch(choice userns.Choice, w *words, args []string) (*session, error) {
+	neighbours, err := w.findNeighbours()
 	if err != nil {
 		return nil, err
 	}
@@ -48,6 +48,9 @@ func (a *app) launch(choice userns.Choice, network string, args []string) (*sess
 	if err != nil {
 		conn.Close()
 		return nil, err
+	}
+	if w.hasNeighbours() {
+		neighbours.give(conn) // when it fails, inside has said why
 	}
 	// Until there is a container, what is for mk is for inside.
 	sigs := make(chan os.Signal, 16)

@@ -86,7 +86,7 @@ func (a *app) holder(c *container.Container, flags ...string) (*session, error) 
 	if err := json.Unmarshal(c.Words, &w); err != nil {
 		return nil, fmt.Errorf("start %s: %w", c.Name, err)
 	}
-	return a.launch(choice, w.Network, append(args, c.ID))
+	return a.launch(choice, &w, append(args, c.ID))
 }
 
 // start starts a container in the background; one that runs is left as it is.
@@ -217,11 +217,17 @@ func newCreate(a *app) *cobra.Command {
 		Long:  "Make a container as 'mk run' does, print its ID, and leave it to 'mk start'.",
 		Args:  f.arguments,
 	}
-	c.RunE = a.inside(func(c *cobra.Command, args []string) error {
+	create := a.inside(func(c *cobra.Command, args []string) error {
 		f.entrypointSet = c.Flags().Changed("entrypoint")
 		name, args := f.image(args)
 		return a.create(c.Context(), &f, name, args)
 	})
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if err := a.takeUserns(&f.words); err != nil {
+			return err
+		}
+		return create(c, args)
+	}
 	f.define(c.Flags())
 	c.Flags().BoolVar(&f.rm, "rm", false, "remove the container when it ends")
 	a.usernsFlag(c)

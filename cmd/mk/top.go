@@ -30,14 +30,22 @@ func newTop(a *app) *cobra.Command {
 			if st.Pid == 0 {
 				return &exitError{status: exitFailed, err: fmt.Errorf("top: %s: %w", all[0].Name, container.ErrNotRunning)}
 			}
-			return printProcesses(st.Pid)
+			v, err := look(all[0])
+			if err != nil {
+				return err
+			}
+			kind := "pid"
+			if v.words.PID != "private" && v.words.PID != "" { // what is in there is not all its own
+				kind = "mnt"
+			}
+			return printProcesses(st.Pid, kind)
 		},
 	}
 }
 
-// printProcesses prints, as ps -ef does, the processes in the pid namespace of a process.
-func printProcesses(pid int) error {
-	ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid))
+// printProcesses prints, as ps -ef does, the processes in a namespace of a process.
+func printProcesses(pid int, kind string) error {
+	ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, kind))
 	if err != nil {
 		return err
 	}
@@ -54,7 +62,7 @@ func printProcesses(pid int) error {
 	w := tabwriter.NewWriter(os.Stdout, 0, 8, 3, ' ', 0)
 	fmt.Fprintln(w, "UID\tPID\tPPID\tSTIME\tTTY\tTIME\tCMD")
 	for _, e := range entries {
-		if link, err := os.Readlink("/proc/" + e.Name() + "/ns/pid"); err != nil || link != ns {
+		if link, err := os.Readlink("/proc/" + e.Name() + "/ns/" + kind); err != nil || link != ns {
 			continue
 		}
 		if p, ok := readProcess(e.Name()); ok {

@@ -22,7 +22,6 @@ type words struct {
 	Hosts    []string
 	ReadOnly bool
 	Init     bool
-	IPC, UTS string // private or host
 	Rootfs   string // a directory that is the root itself, in place of an image's tree
 	CapAdd   []string
 	CapDrop  []string
@@ -30,10 +29,10 @@ type words struct {
 
 	networking
 	security
+	spaces
 
 	Limits       container.Limits
 	CgroupParent string
-	Cgroupns     string
 
 	limits      limits
 	volumes     []string
@@ -57,8 +56,6 @@ func (w *words) define(fl *pflag.FlagSet) {
 	fl.Var((*list)(&w.mounts), "mount", "mount, as type=bind|volume|tmpfs|image,source=…,target=…[,readonly]")
 	fl.Var((*list)(&w.volumesFrom), "volumes-from", "the mounts of another container, as NAME[:ro]")
 	fl.StringVar(&w.Rootfs, "rootfs", "", "directory that is the container's root, in place of IMAGE")
-	fl.StringVar(&w.IPC, "ipc", "private", "private, or host: System V IPC, message queues and /dev/shm of the machine")
-	fl.StringVar(&w.UTS, "uts", "private", "private, or host: the machine's host name")
 	fl.Var((*list)(&w.tmpfs), "tmpfs", "empty tmpfs, as PATH[:options]")
 	fl.Var((*list)(&w.Hosts), "add-host", "line of /etc/hosts, as name:address")
 	fl.BoolVar(&w.ReadOnly, "read-only", false, "make the root file system read-only")
@@ -68,7 +65,7 @@ func (w *words) define(fl *pflag.FlagSet) {
 	w.networking.define(fl)
 	w.security.define(fl)
 	w.limits.define(fl)
-	fl.StringVar(&w.Cgroupns, "cgroupns", "private", "cgroup namespace: private, with the container's own cgroup as its root, or host")
+	w.spaces.define(fl)
 }
 
 // settle reads the flags that depend on where mk was called.
@@ -82,21 +79,14 @@ func (w *words) settle() error {
 	if _, err := hostLines(w.Hosts, "127.0.0.1"); err != nil {
 		return err
 	}
-	switch w.Cgroupns {
-	case "private", "host":
-	default:
-		return fmt.Errorf("--cgroupns %s: want private or host", w.Cgroupns)
+	if err := w.spaces.settle(); err != nil {
+		return err
 	}
 	var err error
 	if w.Limits, err = w.limits.parse(container.Limits{}); err != nil {
 		return err
 	}
 	w.CgroupParent = w.limits.parent
-	for name, value := range map[string]string{"--ipc": w.IPC, "--uts": w.UTS} {
-		if value != "private" && value != "host" {
-			return fmt.Errorf("%s %s: want private or host", name, value)
-		}
-	}
 	if w.Rootfs != "" {
 		if w.Rootfs, err = filepath.Abs(w.Rootfs); err != nil {
 			return err
@@ -136,9 +126,10 @@ func (w *words) settle() error {
 // start, whatever the error.
 func (w *words) spec(ctx context.Context, s *store, c *container.Container, root *os.File, opened *[]*os.File) (*container.Spec, error) {
 	var err error
-	spec := container.DefaultSpec(container.Namespaces{
-		Net: w.isolated(), Cgroup: w.Cgroupns != "host", HostIPC: w.IPC == "host", HostUTS: w.UTS == "host",
-	})
+	spec := container.DefaultSpec(w.namespaces())
+	if w.IPC == "none" {
+		spec.Mounts = slices.DeleteFunc(spec.Mounts, func(m container.Mount) bool { return m.Dest == "/dev/shm" })
+	}
 	if w.IPC == "host" {
 		for i := range spec.Mounts {
 			if m := &spec.Mounts[i]; m.Dest == "/dev/shm" || m.Dest == "/dev/mqueue" && exists(m.Dest) {
