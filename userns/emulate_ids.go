@@ -54,12 +54,18 @@ const (
 )
 
 // who is the identity of the caller. Nobody has changed that of one without a number: it is root.
-func (t *tracer) who() (c ids, limit unix.Rlimit, ok bool) {
-	_, _, e := unix.RawSyscall6(unix.SYS_PRLIMIT64, uintptr(t.n.pid), rlimitLocks, 0, uintptr(unsafe.Pointer(&limit)), 0, 0)
-	if e != 0 {
-		return c, limit, false
+func (t *tracer) who() (c ids, ok bool) {
+	if !t.changed.Load() {
+		return c, true
 	}
-	return t.ids.of(limit.Cur), limit, true
+	limit, e := t.locks()
+	return t.ids.of(limit.Cur), e == 0
+}
+
+// locks is the limit of the caller in which its identity is kept.
+func (t *tracer) locks() (limit unix.Rlimit, e unix.Errno) {
+	_, _, e = unix.RawSyscall6(unix.SYS_PRLIMIT64, uintptr(t.n.pid), rlimitLocks, 0, uintptr(unsafe.Pointer(&limit)), 0, 0)
+	return limit, e
 }
 
 func (l *identities) of(limit uint64) ids {
@@ -92,10 +98,15 @@ func (l *identities) give(c ids) (uint64, bool) {
 }
 
 // become makes c the identity of the caller.
-func (t *tracer) become(c ids, limit unix.Rlimit) reply {
+func (t *tracer) become(c ids) reply {
 	n, ok := t.ids.give(c)
 	if !ok {
 		return failed(unix.EAGAIN)
+	}
+	t.changed.Store(true)
+	limit, e := t.locks()
+	if e != 0 {
+		return failed(e)
 	}
 	if limit.Cur == n {
 		return value(0)
@@ -104,7 +115,7 @@ func (t *tracer) become(c ids, limit unix.Rlimit) reply {
 	if !t.alive() {
 		return failed(unix.ESRCH)
 	}
-	_, _, e := unix.RawSyscall6(unix.SYS_PRLIMIT64, uintptr(t.n.pid), rlimitLocks, uintptr(unsafe.Pointer(&limit)), 0, 0, 0)
+	_, _, e = unix.RawSyscall6(unix.SYS_PRLIMIT64, uintptr(t.n.pid), rlimitLocks, uintptr(unsafe.Pointer(&limit)), 0, 0, 0)
 	return failed(e)
 }
 
@@ -113,10 +124,11 @@ const keep = ^uint32(0) // -1: leave it as it is
 // identity answers the calls that ask for IDs and that set them, by the rules of the kernel's
 // sys.c. Who is root may take any ID.
 func (t *tracer) identity() reply {
-	c, limit, ok := t.who()
+	c, ok := t.who()
 	if !ok {
 		return failed(unix.ESRCH)
 	}
+	was := c
 	a := &t.n.args
 	x, y, z := uint32(a[0]), uint32(a[1]), uint32(a[2])
 	root := c.privileged()
@@ -157,46 +169,45 @@ func (t *tracer) identity() reply {
 		}
 		sortWords(b)
 		c.groups = string(b)
-		return t.become(c, limit)
+		return t.become(c)
 
 	case unix.SYS_SETUID:
-		return t.change(limit, set1(&c.uid, x, root), &c)
+		return t.change(was, set1(&c.uid, x, root), &c)
 	case unix.SYS_SETGID:
-		return t.change(limit, set1(&c.gid, x, root), &c)
+		return t.change(was, set1(&c.gid, x, root), &c)
 	case unix.SYS_SETREUID:
-		return t.change(limit, set2(&c.uid, x, y, root), &c)
+		return t.change(was, set2(&c.uid, x, y, root), &c)
 	case unix.SYS_SETREGID:
-		return t.change(limit, set2(&c.gid, x, y, root), &c)
+		return t.change(was, set2(&c.gid, x, y, root), &c)
 	case unix.SYS_SETRESUID:
-		return t.change(limit, set3(&c.uid, x, y, z, root), &c)
+		return t.change(was, set3(&c.uid, x, y, z, root), &c)
 	case unix.SYS_SETRESGID:
-		return t.change(limit, set3(&c.gid, x, y, z, root), &c)
+		return t.change(was, set3(&c.gid, x, y, z, root), &c)
 	case unix.SYS_SETFSUID:
-		return t.changeFS(limit, &c.uid, x, root, &c)
+		return t.changeFS(&c.uid, x, root, &c)
 	case unix.SYS_SETFSGID:
-		return t.changeFS(limit, &c.gid, x, root, &c)
+		return t.changeFS(&c.gid, x, root, &c)
 	}
 	return native
 }
 
 // change finishes a call whose outcome is e and, if that is 0, now.
-func (t *tracer) change(limit unix.Rlimit, e unix.Errno, now *ids) reply {
+func (t *tracer) change(was ids, e unix.Errno, now *ids) reply {
 	if e != 0 {
 		return failed(e)
 	}
-	was := t.ids.of(limit.Cur)
 	if slices.Contains(was.uid[:fsID], 0) && !slices.Contains(now.uid[:fsID], 0) {
 		now.caps.permitted, now.caps.effective = now.caps.keep, false
 	}
-	return t.become(*now, limit)
+	return t.become(*now)
 }
 
 // changeFS is setfsuid and setfsgid: they give the ID there was, and no error.
-func (t *tracer) changeFS(limit unix.Rlimit, id *[4]uint32, x uint32, root bool, now *ids) reply {
+func (t *tracer) changeFS(id *[4]uint32, x uint32, root bool, now *ids) reply {
 	was := id[fsID]
 	if x != keep && (root || slices.Contains(id[:], x)) {
 		id[fsID] = x
-		t.become(*now, limit)
+		t.become(*now)
 	}
 	return value(int64(was))
 }
@@ -304,9 +315,9 @@ func (t *tracer) limit(addr uint64) reply {
 // one that is setuid or setgid. The kernel executes. Whether it will is looked at as far as a file
 // can tell; a program that would be refused anyway has a wrong identity afterwards.
 func (t *tracer) exec(dirfd int32, addr uint64, flags int) reply {
-	if c, limit, ok := t.who(); ok && c.caps != (capState{}) {
+	if c, ok := t.who(); ok && c.caps != (capState{}) {
 		c.caps = capState{}
-		t.become(c, limit)
+		t.become(c)
 	}
 	path, link, e := t.locate(dirfd, addr, flags)
 	if e != 0 || link {
@@ -329,7 +340,7 @@ func (t *tracer) exec(dirfd int32, addr uint64, flags int) reply {
 	if n, _ := unix.Pread(fd, magic, 0); string(magic[:n]) != "\x7fELF" || t.status("NoNewPrivs") == "1" {
 		return native
 	}
-	c, limit, ok := t.who()
+	c, ok := t.who()
 	if !ok {
 		return native
 	}
@@ -344,14 +355,14 @@ func (t *tracer) exec(dirfd int32, addr uint64, flags int) reply {
 	c.uid[saved], c.uid[fsID] = c.uid[effective], c.uid[effective]
 	c.gid[saved], c.gid[fsID] = c.gid[effective], c.gid[effective]
 	if c != was {
-		t.become(c, limit)
+		t.become(c)
 	}
 	return native
 }
 
 // capabilities follows prctl(PR_SET_KEEPCAPS) and capset, which the kernel executes too.
 func (t *tracer) capabilities() reply {
-	c, limit, ok := t.who()
+	c, ok := t.who()
 	if !ok {
 		return native
 	}
@@ -374,7 +385,7 @@ func (t *tracer) capabilities() reply {
 		c.caps.effective = want
 	}
 	if c != was {
-		t.become(c, limit)
+		t.become(c)
 	}
 	return native
 }

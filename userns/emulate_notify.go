@@ -78,7 +78,7 @@ func errnoOf(err error) unix.Errno { e, _ := err.(unix.Errno); return max(e, 0) 
 
 // alive tells whether the thread still waits for its answer: what was read of it before was its own.
 func (t *tracer) alive() bool {
-	_, e := ioctl(t.listener, notifIDValid, unsafe.Pointer(&t.n.id))
+	_, e := ioctl(t.fd, notifIDValid, unsafe.Pointer(&t.n.id))
 	return e == 0
 }
 

@@ -17,7 +17,7 @@ func (t *tracer) chown(dirfd int32, addr uint64, uid, gid uint32, flags int) rep
 	if flags&^(unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH) != 0 {
 		return failed(unix.EINVAL)
 	}
-	c, _, ok := t.who()
+	c, ok := t.who()
 	if !ok {
 		return failed(unix.ESRCH)
 	}
@@ -173,7 +173,7 @@ func (t *tracer) newPlace(dirfd int32, addr uint64, dir, always bool) (p place, 
 // placeIn is newPlace for a directory that has been located. always: root's files too.
 func (t *tracer) placeIn(dir, name string, always bool) (p place, e unix.Errno) {
 	p.dir = -1
-	c, _, ok := t.who()
+	c, ok := t.who()
 	if !ok {
 		return p, unix.ESRCH
 	}
@@ -274,7 +274,7 @@ func (t *tracer) mknod(dirfd int32, addr uint64, mode uint32, dev uint64) reply 
 	kind := mode & unix.S_IFMT
 	device := kind == unix.S_IFCHR || kind == unix.S_IFBLK
 	if device {
-		c, _, _ := t.who()
+		c, _ := t.who()
 		if c.uid[effective] != 0 || kind == unix.S_IFCHR && dev == 0 { // 0:0 is overlay's whiteout
 			return failed(unix.EPERM)
 		}
@@ -418,7 +418,7 @@ func (t *tracer) handOver(fd int, o Owner, flags int) reply {
 		return failed(e)
 	}
 	a := addFD{id: t.n.id, flags: addFDSend, srcFD: uint32(fd), newFDFlags: uint32(flags & unix.O_CLOEXEC)}
-	if _, e := ioctl(t.listener, notifAddFD, unsafe.Pointer(&a)); e != 0 {
+	if _, e := ioctl(t.fd, notifAddFD, unsafe.Pointer(&a)); e != 0 {
 		return failed(e)
 	}
 	return reply{how: replySent}
@@ -465,7 +465,7 @@ func (t *tracer) may(c *ids, fd int, st *unix.Stat_t, need uint32) bool {
 
 // mayOpen is may for the file at p, as it would be opened.
 func (t *tracer) mayOpen(p place, flags int) bool {
-	c, _, ok := t.who()
+	c, ok := t.who()
 	fd, err := unix.Openat(p.dir, p.name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if !ok || err != nil {
 		return true

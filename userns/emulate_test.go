@@ -21,7 +21,13 @@ type attrKeeper struct{}
 
 const testAttr = "user.test.owner"
 
+// slow is a name that takes the keeper so long.
+const slow = 2 * time.Second
+
 func (attrKeeper) Owner(path string, link bool) (o Owner, ok bool) {
+	if strings.HasSuffix(path, "/slow") {
+		time.Sleep(slow)
+	}
 	get := unix.Getxattr
 	if link {
 		get = unix.Lgetxattr
@@ -280,6 +286,18 @@ var subjects = map[string]func() string{
 			unix.Getuid()
 		}
 		return expect(time.Since(begin) < time.Second, true)
+	},
+	// Nor by a file system on which a lookup takes its time.
+	"slow lookups": func() string {
+		for range 3 {
+			go owners("/slow")
+		}
+		time.Sleep(100 * time.Millisecond)
+		begin := time.Now()
+		for range 10 {
+			unix.Getuid()
+		}
+		return expect(time.Since(begin) < slow/2, true)
 	},
 	"killed targets": func() string {
 		if _, err := os.Stat("/bin/busybox"); err != nil {

@@ -38,7 +38,7 @@ func (t *tracer) openForAttr(dirfd int32, addr uint64, flags int) (fd int, st un
 	if e != 0 || !t.alive() {
 		return -1, st, 0
 	}
-	c, _, ok := t.who()
+	c, ok := t.who()
 	if fd, e = openPath(path, link); e != 0 || !ok {
 		return -1, st, 0
 	}
