@@ -43,7 +43,7 @@ func newCp(a *app) *cobra.Command {
 			name = to
 		}
 		return a.insideOf(func(c *cobra.Command, s *store, ctr *container.Container) error {
-			return s.withRoot(ctr, func(root *os.File, view *snapshot.Snapshot) error {
+			return s.withRoot(c.Context(), ctr, func(root *os.File, view *snapshot.Snapshot) error {
 				x := copying{ctx: c.Context(), store: s, root: root, view: view, follow: follow}
 				switch {
 				case out && args[1] == "-":
@@ -73,42 +73,60 @@ func cutContainer(word string) (name, file string, ok bool) {
 	return name, file, true
 }
 
-// withRoot calls f with a container's root: of a running one with all that is mounted there, of
-// another its layers, which nobody can start meanwhile.
-func (s *store) withRoot(c *container.Container, f func(root *os.File, view *snapshot.Snapshot) error) error {
+// withRoot calls f with a container's root, of a running one with all that is mounted there. Another
+// is furnished with its volumes and binds, and nobody can start it meanwhile.
+func (s *store) withRoot(ctx context.Context, c *container.Container, f func(root *os.File, view *snapshot.Snapshot) error) error {
 	unlock, err := c.Change()
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	_, files, err := c.Ask(container.Request{Op: "root"})
-	if errors.Is(err, container.ErrNotRunning) {
-		layer, err := s.openLayer(c)
-		if err != nil {
-			return err
-		}
-		defer layer.Close()
-		v, err := look(c)
-		if err != nil {
-			return err
-		}
-		root, err := v.words.openRoot(layer.Mount)
-		if err != nil {
-			return err
-		}
-		files = []*os.File{root}
-	} else if err != nil {
-		return err
-	}
-	if len(files) != 1 {
-		return errors.New("the holder gave no root")
-	}
-	defer files[0].Close()
 	view, err := s.trees.View(c.Path("layer"))
 	if err != nil {
 		return err
 	}
+	_, files, err := c.Ask(container.Request{Op: "root"})
+	switch {
+	case errors.Is(err, container.ErrNotRunning):
+		return s.withFurnished(ctx, c, func(root *os.File) error { return f(root, view) })
+	case err != nil:
+		return err
+	case len(files) != 1:
+		return errors.New("the holder gave no root")
+	}
+	defer files[0].Close()
 	return f(files[0], view)
+}
+
+// withFurnished calls f with the root of a container that is not running. Its change lock is held.
+func (s *store) withFurnished(ctx context.Context, c *container.Container, f func(root *os.File) error) error {
+	layer, err := s.openLayer(c)
+	if err != nil {
+		return err
+	}
+	defer layer.Close()
+	v, err := look(c)
+	if err != nil {
+		return err
+	}
+	root, err := v.words.openRoot(layer.Mount)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	var opened []*os.File
+	mounts, err := v.words.outerMounts(ctx, s, &opened)
+	var strip func() error
+	if err == nil {
+		strip, err = container.Furnish(root, mounts, c.Path("etc"))
+	}
+	for _, f := range opened {
+		f.Close()
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(root), strip())
 }
 
 // copying is one mk cp.

@@ -169,6 +169,17 @@ func (w *words) spec(ctx context.Context, s *store, c *container.Container, root
 		spec.Mounts = append(spec.Mounts, container.Mount{
 			Type: container.Bind, Source: filepath.Join(c.Path("etc"), name), Dest: "/etc/" + name})
 	}
+	mounts, err := w.outerMounts(ctx, s, opened)
+	if err != nil {
+		return nil, err
+	}
+	spec.Mounts = append(spec.Mounts, mounts...)
+	return spec, w.security.apply(spec)
+}
+
+// outerMounts are what was asked for: volumes, binds, images, and each tmpfs.
+// What it opened is the caller's to close after use, whatever the error.
+func (w *words) outerMounts(ctx context.Context, s *store, opened *[]*os.File) (mounts []container.Mount, err error) {
 	for _, p := range w.Places {
 		m := container.Mount{Type: p.Type, Source: p.Source, Dest: p.Dest, Data: p.Options, ReadOnly: p.ReadOnly}
 		switch p.Type {
@@ -188,9 +199,9 @@ func (w *words) spec(ctx context.Context, s *store, c *container.Container, root
 			*opened = append(*opened, tree)
 			m.Type, m.Source, m.File, m.Owned = container.Attach, "", tree, true
 		}
-		spec.Mounts = append(spec.Mounts, m)
+		mounts = append(mounts, m)
 	}
-	return spec, w.security.apply(spec)
+	return mounts, nil
 }
 
 // cgroup makes the cgroup of a run of a container; nil where none is to be had and none was asked for.
