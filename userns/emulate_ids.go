@@ -308,7 +308,11 @@ func (t *tracer) limit(addr uint64) reply {
 	for i := range none {
 		none[i] = 0xff // RLIM_INFINITY, twice
 	}
-	return failed(t.write(addr, none[:]))
+	size := 16
+	if t.n.arch == compatArch && int(t.n.nr) == unix.SYS_GETRLIMIT {
+		size = 8
+	}
+	return failed(t.write(addr, none[:size]))
 }
 
 // exec gives the caller the identity that it will have after an execve, if the file changes it:
