@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -42,10 +43,6 @@ type Run struct {
 	After func()
 	// Last is called when no Start will follow, with the lock held: what --rm removes.
 	Last func() error
-	// Bridge gives a copy of the network with a name that the container is on, running or between two
-	// runs. Rewire connects it with another, or disconnects it: r.Op says which, r.Words the rest.
-	Bridge func(name string) (*os.File, error)
-	Rewire func(r Request, files []*os.File) error
 	// Ready is called once the container runs and is written down.
 	Ready func(notices []string)
 
@@ -308,9 +305,7 @@ func (h *Holder) answer(k *Conn) {
 	case "exec":
 		h.exec(k, r, files, refuse)
 	default:
-		reply, passed, err := h.do(r, files)
-		closeAll(files)
-		files = nil
+		reply, passed, err := h.do(r)
 		if err != nil {
 			refuse(err)
 			return
@@ -323,7 +318,7 @@ func (h *Holder) answer(k *Conn) {
 }
 
 // do is what has one answer.
-func (h *Holder) do(r Request, given []*os.File) (Reply, []*os.File, error) {
+func (h *Holder) do(r Request) (Reply, []*os.File, error) {
 	done := Reply{Done: true}
 	switch r.Op {
 	case "signal":
@@ -356,41 +351,16 @@ func (h *Holder) do(r Request, given []*os.File) (Reply, []*os.File, error) {
 		}
 		return done, []*os.File{root}, nil
 	case "share":
-		files, err := h.share(r.Streams)
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if h.proc == nil {
+			return done, nil, ErrNotRunning
+		}
+		files, err := h.proc.Share(r.Streams)
 		done.Streams = r.Streams
 		return done, files, err
-	case "connect", "disconnect":
-		return done, nil, h.run.Rewire(r, given)
 	}
 	return done, nil, fmt.Errorf("the holder does not know %q", r.Op)
-}
-
-// share gives copies of what is wanted: a user namespace and bridges also between two runs.
-func (h *Holder) share(wants []string) (files []*os.File, err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, want := range wants {
-		var more []*os.File
-		if name, is := strings.CutPrefix(want, "bridge:"); is {
-			var f *os.File
-			f, err = h.run.Bridge(name)
-			more = []*os.File{f}
-		} else if want == "user" { // that owns all of them
-			var f *os.File
-			f, err = os.Open("/proc/self/ns/user")
-			more = []*os.File{f}
-		} else if h.proc != nil {
-			more, err = h.proc.Share([]string{want})
-		} else {
-			err = ErrNotRunning
-		}
-		if err != nil {
-			closeAll(files)
-			return nil, err
-		}
-		files = append(files, more...)
-	}
-	return files, nil
 }
 
 func (h *Holder) noRestart() {
@@ -487,7 +457,7 @@ func (h *Holder) exec(k *Conn, r Request, files []*os.File, refuse func(error)) 
 		reply.Streams, passed = []string{"tty"}, []*os.File{t}
 	}
 	k.Send(reply, passed...)
-	closeAll(passed) // the client's alone: when it goes, the command gets SIGHUP
+	closeAll(passed) // the client's alone: when it goes, the command gets SIGHUP, unless it asks to keep it
 	h.follow(k, p)
 }
 
@@ -499,12 +469,18 @@ func (h *Holder) follow(k *Conn, p *Process) {
 	go func() {
 		for {
 			var r Request
-			if _, err := k.Receive(&r); err != nil {
+			files, err := k.Receive(&r)
+			if err != nil {
 				if h.run.Direct != nil && k == h.run.Client {
 					h.orphan()
 				}
 				return
 			}
+			if r.Op == "keep" && p != nil && len(files) == 1 {
+				go drain(files[0])
+				continue
+			}
+			closeAll(files)
 			switch {
 			case r.Op == "signal" && p == nil:
 				h.signal(unix.Signal(r.Signal))
@@ -528,6 +504,12 @@ func (h *Holder) follow(k *Conn, p *Process) {
 		last.Code, last.OOM = h.code, h.status.OOMKilled
 	}
 	k.Send(last)
+}
+
+// drain reads what a command writes to a terminal that everybody has left, to its end.
+func drain(terminal *os.File) {
+	io.Copy(io.Discard, terminal)
+	terminal.Close()
 }
 
 // orphan ends a container whose streams are those of a caller that is gone: nobody else will ever

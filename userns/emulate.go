@@ -408,13 +408,6 @@ func (t *tracer) close() {
 
 // answer decides on the call in t.n.
 func (t *tracer) answer() reply {
-	if t.n.arch == compatArch {
-		ours, ok := compatCalls[t.n.nr]
-		if !ok {
-			return native
-		}
-		t.n.nr = int32(ours)
-	}
 	if t.chroots.Load() {
 		// Somebody has another root than the container's.
 		home := strconv.Itoa(int(t.n.pid)) + "/root"

@@ -308,11 +308,7 @@ func (t *tracer) limit(addr uint64) reply {
 	for i := range none {
 		none[i] = 0xff // RLIM_INFINITY, twice
 	}
-	size := 16
-	if t.n.arch == compatArch && int(t.n.nr) == unix.SYS_GETRLIMIT {
-		size = 8
-	}
-	return failed(t.write(addr, none[:size]))
+	return failed(t.write(addr, none[:]))
 }
 
 // exec gives the caller the identity that it will have after an execve, if the file changes it:

@@ -2,7 +2,6 @@ package userns
 
 import (
 	"bytes"
-	"encoding/binary"
 	"strconv"
 	"sync"
 	"unsafe"
@@ -166,35 +165,7 @@ func (t *tracer) stat(dirfd int32, addr, buf uint64, flags int) reply {
 		st.Mode = o.Mode | st.Mode&0o7777
 		st.Rdev = o.Rdev
 	}
-	if t.n.arch == compatArch {
-		return failed(t.write(buf, stat64(&st)))
-	}
 	return failed(t.write(buf, unsafe.Slice((*byte)(unsafe.Pointer(&st)), unsafe.Sizeof(st))))
-}
-
-// stat64 is st as 32-bit programs on x86 take it: struct stat64, 96 bytes without padding.
-func stat64(st *unix.Stat_t) []byte {
-	b := make([]byte, 0, 96)
-	word := func(v uint64) { b = binary.LittleEndian.AppendUint32(b, uint32(v)) }
-	long := func(v uint64) { b = binary.LittleEndian.AppendUint64(b, v) }
-	long(st.Dev)
-	word(0)
-	word(st.Ino) // the lower half, as before there were others
-	word(uint64(st.Mode))
-	word(uint64(st.Nlink))
-	word(uint64(st.Uid))
-	word(uint64(st.Gid))
-	long(st.Rdev)
-	word(0)
-	long(uint64(st.Size))
-	word(uint64(st.Blksize))
-	long(uint64(st.Blocks))
-	for _, t := range []unix.Timespec{st.Atim, st.Mtim, st.Ctim} {
-		word(uint64(t.Sec))
-		word(uint64(t.Nsec))
-	}
-	long(st.Ino)
-	return b
 }
 
 const statxSync = 0x6000 // AT_STATX_SYNC_TYPE

@@ -34,7 +34,7 @@ var errDetached = errors.New("detached")
 // launch starts a container's holder with a command line of mk, and returns when the container
 // runs. If it does not come to that, inside has said why, and its exit status is the error.
 func (a *app) launch(choice userns.Choice, w *words, args []string) (*session, error) {
-	neighbours, err := w.findNeighbours(choice.Mode)
+	neighbours, err := w.findNeighbours()
 	if err != nil {
 		return nil, err
 	}
@@ -122,8 +122,12 @@ func (s *session) relay() error {
 }
 
 func (s *session) run() (status int, err error) {
+	going := make(chan os.Signal, 1) // asked to, as by a terminal that is closed: the container goes on
 	if s.sigProxy {
 		defer s.passSignals()()
+	} else {
+		signal.Notify(going, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+		defer signal.Stop(going)
 	}
 	if s.tty {
 		restore, err := s.useTerminal()
@@ -153,7 +157,12 @@ func (s *session) run() (status int, err error) {
 	}()
 	select {
 	case <-left:
+		if t := s.streams["tty"]; t != nil {
+			s.conn.Send(container.Request{Op: "keep"}, t)
+		}
 		return 0, errDetached
+	case sig := <-going:
+		return 128 + int(sig.(unix.Signal)), nil
 	case e := <-ended:
 		if e.err != nil {
 			if errors.Is(e.err, container.ErrKilled) {

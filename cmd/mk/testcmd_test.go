@@ -39,6 +39,10 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"foreign": cmdForeign,
 	"mutate":  cmdMutate,
 
+	"terminal": cmdTerminal,
+	"keys":     cmdKeys,
+	"screen":   cmdScreen,
+
 	"distribution": cmdDistribution,
 	"validate":     cmdValidate,
 	"hostile":      cmdHostile,
