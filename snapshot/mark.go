@@ -96,7 +96,8 @@ func (f attributed) stat(st *unix.Stat_t) error {
 }
 
 // ReadMark reads the owner kept with the file at path, as the calling thread sees path; link: not
-// following a symlink at its end. Most files have no attributes at all, and one listxattr tells so.
+// following a symlink at its end. A directory with a default access list kept is told of, too. Most
+// files have no attributes at all, and one listxattr tells so.
 func ReadMark(path string, link bool) (o Owner, ok bool) {
 	return attributed{path: path, link: link}.mark()
 }
@@ -130,6 +131,9 @@ func (f attributed) mark() (o Owner, ok bool) {
 		} else if err != unix.ENODATA {
 			return o, false
 		}
+	}
+	if has(markExtra + markedAttrs[1]) {
+		return o, true // root's, but what is made in it is not as the kernel would have it
 	}
 	var st unix.Stat_t
 	if !capability || f.stat(&st) != nil || !isCapMarked(&st) {

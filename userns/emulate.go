@@ -26,7 +26,8 @@ type Owner struct {
 // for as long as that lives, whatever is renamed, linked, or copied up by overlay, and must be gone
 // with it. The calls act on path on the calling thread, as getxattr(2) would: path may be relative
 // to a working directory that only this thread has, or be a magic link of /proc. A file that it
-// knows nothing of is root's. link: the last component, if it is a symlink, is meant itself.
+// knows nothing of is root's; a directory with a default access list it knows. link: the last
+// component, if it is a symlink, is meant itself.
 type Keeper interface {
 	Owner(path string, link bool) (Owner, bool)
 	SetOwner(path string, link bool, o Owner) error
@@ -408,6 +409,13 @@ func (t *tracer) close() {
 
 // answer decides on the call in t.n.
 func (t *tracer) answer() reply {
+	if t.n.arch == compatArch {
+		ours, ok := compatCalls[t.n.nr]
+		if !ok {
+			return native
+		}
+		t.n.nr = int32(ours)
+	}
 	if t.chroots.Load() {
 		// Somebody has another root than the container's.
 		home := strconv.Itoa(int(t.n.pid)) + "/root"
@@ -491,6 +499,8 @@ func (t *tracer) answer() reply {
 		return t.listAttrs(int32(a[0]), 0, a[1], a[2], unix.AT_EMPTY_PATH)
 	case unix.SYS_GETSOCKOPT:
 		return t.peer(int(int32(a[0])), a[3], a[4])
+	case unix.SYS_CAPGET:
+		return t.capget()
 	case unix.SYS_PRCTL, unix.SYS_CAPSET:
 		return t.capabilities()
 	case unix.SYS_PRLIMIT64:

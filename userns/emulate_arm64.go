@@ -16,4 +16,8 @@ const (
 
 	sysFstatat = unix.SYS_FSTATAT
 	auditArch  = unix.AUDIT_ARCH_AARCH64
+	compatArch = unix.AUDIT_ARCH_ARM
 )
+
+// compatCalls: 32-bit programs get the kernel's own answers here.
+var compatCalls map[int32]int

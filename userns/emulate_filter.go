@@ -13,7 +13,7 @@ var notified = []int{
 	unix.SYS_GETUID, unix.SYS_GETEUID, unix.SYS_GETGID, unix.SYS_GETEGID,
 	unix.SYS_GETRESUID, unix.SYS_GETRESGID, unix.SYS_GETGROUPS,
 	unix.SYS_SETUID, unix.SYS_SETGID, unix.SYS_SETREUID, unix.SYS_SETREGID, unix.SYS_SETRESUID, unix.SYS_SETRESGID,
-	unix.SYS_SETFSUID, unix.SYS_SETFSGID, unix.SYS_SETGROUPS, unix.SYS_CAPSET,
+	unix.SYS_SETFSUID, unix.SYS_SETFSGID, unix.SYS_SETGROUPS, unix.SYS_CAPGET, unix.SYS_CAPSET,
 	sysChown, sysLchown, unix.SYS_FCHOWN, unix.SYS_FCHOWNAT,
 	sysMknod, unix.SYS_MKNODAT, sysMkdir, unix.SYS_MKDIRAT, sysSymlink, unix.SYS_SYMLINKAT, sysCreat, unix.SYS_OPENAT2,
 	unix.SYS_SETXATTR, unix.SYS_LSETXATTR, unix.SYS_FSETXATTR,
@@ -23,53 +23,36 @@ var notified = []int{
 	unix.SYS_CHROOT, unix.SYS_EXECVE, unix.SYS_EXECVEAT,
 }
 
-// creates are the bits of open's flags with which it may make a file: O_CREAT, and of O_TMPFILE
-// the one that is no other flag.
-const creates = unix.O_CREAT | unix.O_TMPFILE&^unix.O_DIRECTORY
+const (
+	// creates are the bits of open's flags with which it may make a file: O_CREAT, and of O_TMPFILE
+	// the one that is no other flag.
+	creates = unix.O_CREAT | unix.O_TMPFILE&^unix.O_DIRECTORY
+	// writes are those with which it may change one.
+	writes = unix.O_WRONLY | unix.O_RDWR
+)
 
 // EmulationFilter is the seccomp program that hands to an Emulator the calls that it answers, as
 // struct sock_filter in the byte order of this machine. All other calls it allows, and these the
-// kernel allows without running it (Linux 5.11). Programs of another architecture, the 32-bit one,
-// get the kernel's own answers: one owner, and EINVAL for any other.
+// kernel allows without running it (Linux 5.11).
 func EmulationFilter() []byte {
-	const offNr, offArch, offArgs = 0, 4, 16
+	const offNr, offArch = 0, 4
 	word := func(off uint32) bpf.Instruction { return bpf.LoadAbsolute{Off: off, Size: 4} }
-	low := func(arg uint32) bpf.Instruction { return word(offArgs + 8*arg) } // both architectures are little-endian
-	notify, allow := bpf.RetConstant{Val: unix.SECCOMP_RET_USER_NOTIF}, bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}
-	is := func(nr int, then ...bpf.Instruction) []bpf.Instruction {
-		return append([]bpf.Instruction{bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(nr), SkipFalse: uint8(len(then))}}, then...)
+	theirs := map[int]int32{}
+	for their, ours := range compatCalls {
+		theirs[ours] = their
 	}
+	own := filterCalls(func(call int) (int, bool) { return call, call >= 0 }) // what this architecture lacks is negative
+	compat := filterCalls(func(call int) (int, bool) { nr, ok := theirs[call]; return int(nr), ok })
 	prog := []bpf.Instruction{
 		word(offArch),
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: auditArch, SkipTrue: 1},
-		allow,
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: auditArch, SkipFalse: 2},
+		word(offNr),
+		bpf.Jump{Skip: uint32(len(compat) + 3)},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: compatArch, SkipTrue: 1},
+		bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW},
 		word(offNr),
 	}
-	opens := func(flags uint32) []bpf.Instruction {
-		return []bpf.Instruction{low(flags), bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: creates, SkipFalse: 1}, notify, allow}
-	}
-	// The limit in which identities are kept, which programs set back to what pid 1 has (pam_limits).
-	limits := func(resource uint32) []bpf.Instruction {
-		return []bpf.Instruction{low(resource), bpf.JumpIf{Cond: bpf.JumpEqual, Val: rlimitLocks, SkipFalse: 1}, notify, allow}
-	}
-	if sysOpen >= 0 {
-		prog = append(prog, is(sysOpen, opens(1)...)...)
-	}
-	prog = append(prog, is(unix.SYS_OPENAT, opens(2)...)...)
-	prog = append(prog, is(unix.SYS_PRLIMIT64, limits(1)...)...)
-	prog = append(prog, is(unix.SYS_SETRLIMIT, limits(0)...)...)
-	prog = append(prog, is(unix.SYS_GETRLIMIT, limits(0)...)...)
-	prog = append(prog, is(unix.SYS_PRCTL,
-		low(0), bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PR_SET_KEEPCAPS, SkipFalse: 1}, notify, allow)...)
-	prog = append(prog, is(unix.SYS_GETSOCKOPT,
-		low(1), bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SOL_SOCKET, SkipFalse: 3},
-		low(2), bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SO_PEERCRED, SkipFalse: 1}, notify, allow)...)
-	for _, nr := range notified {
-		if nr >= 0 {
-			prog = append(prog, is(nr, notify)...)
-		}
-	}
-	prog = append(prog, allow)
+	prog = append(append(prog, compat...), own...)
 	raw, err := bpf.Assemble(prog)
 	if err != nil {
 		panic(err) // a constant program
@@ -81,4 +64,38 @@ func EmulationFilter() []byte {
 		out = binary.NativeEndian.AppendUint32(out, r.K)
 	}
 	return out
+}
+
+// filterCalls is the part for one architecture, which may have a number for a call of ours.
+func filterCalls(number func(call int) (int, bool)) (prog []bpf.Instruction) {
+	const offArgs = 16
+	low := func(arg uint32) bpf.Instruction { return bpf.LoadAbsolute{Off: offArgs + 8*arg, Size: 4} } // all are little-endian
+	notify, allow := bpf.RetConstant{Val: unix.SECCOMP_RET_USER_NOTIF}, bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}
+	on := func(call int, then ...bpf.Instruction) {
+		if nr, ok := number(call); ok {
+			prog = append(prog, bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(nr), SkipFalse: uint8(len(then))})
+			prog = append(prog, then...)
+		}
+	}
+	opens := func(flags uint32) []bpf.Instruction {
+		return []bpf.Instruction{low(flags), bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: creates | writes, SkipFalse: 1}, notify, allow}
+	}
+	// The limit in which identities are kept, which programs set back to what pid 1 has (pam_limits).
+	limits := func(resource uint32) []bpf.Instruction {
+		return []bpf.Instruction{low(resource), bpf.JumpIf{Cond: bpf.JumpEqual, Val: rlimitLocks, SkipFalse: 1}, notify, allow}
+	}
+	on(sysOpen, opens(1)...)
+	on(unix.SYS_OPENAT, opens(2)...)
+	for _, call := range notified {
+		on(call, notify)
+	}
+	on(unix.SYS_PRLIMIT64, limits(1)...)
+	on(unix.SYS_SETRLIMIT, limits(0)...)
+	on(unix.SYS_GETRLIMIT, limits(0)...)
+	on(unix.SYS_PRCTL,
+		low(0), bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PR_SET_KEEPCAPS, SkipFalse: 1}, notify, allow)
+	on(unix.SYS_GETSOCKOPT,
+		low(1), bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SOL_SOCKET, SkipFalse: 3},
+		low(2), bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SO_PEERCRED, SkipFalse: 1}, notify, allow)
+	return append(prog, allow)
 }

@@ -17,16 +17,27 @@ type ids struct {
 	caps     capState
 }
 
-// capState is what of root's power is left to who is not root any more: capabilities(7), the effect
-// of user ID changes. The kernel, to which nobody changed his ID, takes none away.
+// capState is what of root's power is left to who is not root any more, or given by the file that he
+// executes: capabilities(7), the effect of user ID changes, and transformation during execve. The
+// kernel, to which nobody changed his ID, takes none away: of what it says this is the mask.
 type capState struct {
 	keep      bool // PR_SET_KEEPCAPS: the change leaves the permitted set
-	permitted bool
-	effective bool // taken up by capset, which lasts until exec
+	permitted uint64
+	effective uint64 // what capset took up, until exec
 }
 
-// privileged tells whether the identity may take any other, and give files away.
-func (c *ids) privileged() bool { return c.uid[effective] == 0 || c.caps.effective }
+// capable tells whether the identity has a capability in effect.
+func (c *ids) capable(capability uint) bool {
+	return c.uid[effective] == 0 || c.caps.effective>>capability&1 != 0
+}
+
+// permitted is what the identity may take up.
+func (c *ids) permitted() uint64 {
+	if slices.Contains(c.uid[:fsID], 0) {
+		return ^uint64(0)
+	}
+	return c.caps.permitted
+}
 
 const (
 	real = iota
@@ -131,7 +142,7 @@ func (t *tracer) identity() reply {
 	was := c
 	a := &t.n.args
 	x, y, z := uint32(a[0]), uint32(a[1]), uint32(a[2])
-	root := c.privileged()
+	user, group := c.capable(unix.CAP_SETUID), c.capable(unix.CAP_SETGID)
 	switch int(t.n.nr) {
 	case unix.SYS_GETUID:
 		return value(int64(c.uid[real]))
@@ -157,7 +168,7 @@ func (t *tracer) identity() reply {
 		}
 		return value(int64(n))
 	case unix.SYS_SETGROUPS:
-		if !root {
+		if !group {
 			return failed(unix.EPERM)
 		}
 		if int32(x) < 0 || x > 65536 {
@@ -172,21 +183,21 @@ func (t *tracer) identity() reply {
 		return t.become(c)
 
 	case unix.SYS_SETUID:
-		return t.change(was, set1(&c.uid, x, root), &c)
+		return t.change(was, set1(&c.uid, x, user), &c)
 	case unix.SYS_SETGID:
-		return t.change(was, set1(&c.gid, x, root), &c)
+		return t.change(was, set1(&c.gid, x, group), &c)
 	case unix.SYS_SETREUID:
-		return t.change(was, set2(&c.uid, x, y, root), &c)
+		return t.change(was, set2(&c.uid, x, y, user), &c)
 	case unix.SYS_SETREGID:
-		return t.change(was, set2(&c.gid, x, y, root), &c)
+		return t.change(was, set2(&c.gid, x, y, group), &c)
 	case unix.SYS_SETRESUID:
-		return t.change(was, set3(&c.uid, x, y, z, root), &c)
+		return t.change(was, set3(&c.uid, x, y, z, user), &c)
 	case unix.SYS_SETRESGID:
-		return t.change(was, set3(&c.gid, x, y, z, root), &c)
+		return t.change(was, set3(&c.gid, x, y, z, group), &c)
 	case unix.SYS_SETFSUID:
-		return t.changeFS(&c.uid, x, root, &c)
+		return t.changeFS(&c.uid, x, user, &c)
 	case unix.SYS_SETFSGID:
-		return t.changeFS(&c.gid, x, root, &c)
+		return t.changeFS(&c.gid, x, group, &c)
 	}
 	return native
 }
@@ -197,7 +208,10 @@ func (t *tracer) change(was ids, e unix.Errno, now *ids) reply {
 		return failed(e)
 	}
 	if slices.Contains(was.uid[:fsID], 0) && !slices.Contains(now.uid[:fsID], 0) {
-		now.caps.permitted, now.caps.effective = now.caps.keep, false
+		now.caps.permitted, now.caps.effective = 0, 0
+		if now.caps.keep {
+			now.caps.permitted = ^uint64(0)
+		}
 	}
 	return t.become(*now)
 }
@@ -308,43 +322,58 @@ func (t *tracer) limit(addr uint64) reply {
 	for i := range none {
 		none[i] = 0xff // RLIM_INFINITY, twice
 	}
-	return failed(t.write(addr, none[:]))
+	size := 16
+	if t.n.arch == compatArch && int(t.n.nr) == unix.SYS_GETRLIMIT {
+		size = 8
+	}
+	return failed(t.write(addr, none[:size]))
 }
 
 // exec gives the caller the identity that it will have after an execve, if the file changes it:
-// one that is setuid or setgid. The kernel executes. Whether it will is looked at as far as a file
-// can tell; a program that would be refused anyway has a wrong identity afterwards.
+// one that is setuid or setgid, or has capabilities for who is not root. The kernel executes. Whether
+// it will is looked at as far as a file can tell; a program that would be refused anyway has a wrong
+// identity afterwards.
 func (t *tracer) exec(dirfd int32, addr uint64, flags int) reply {
-	if c, ok := t.who(); ok && c.caps != (capState{}) {
-		c.caps = capState{}
-		t.become(c)
-	}
-	path, link, e := t.locate(dirfd, addr, flags)
-	if e != 0 || link {
-		return native
-	}
-	var st unix.Stat_t
-	if unix.Stat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&(unix.S_ISUID|unix.S_ISGID) == 0 {
-		return native
-	}
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return native
-	}
-	defer unix.Close(fd)
-	var fs unix.Statfs_t
-	magic := make([]byte, 4)
-	if unix.Fstat(fd, &st) != nil || unix.Fstatfs(fd, &fs) != nil || fs.Flags&unix.ST_NOSUID != 0 || st.Mode&0o111 == 0 {
-		return native
-	}
-	if n, _ := unix.Pread(fd, magic, 0); string(magic[:n]) != "\x7fELF" || t.status("NoNewPrivs") == "1" {
-		return native
-	}
 	c, ok := t.who()
 	if !ok {
 		return native
 	}
 	was := c
+	c.caps = capState{}
+	t.executed(&c, dirfd, addr, flags)
+	if c != was {
+		t.become(c)
+	}
+	return native
+}
+
+// executed changes the identity as the file does.
+func (t *tracer) executed(c *ids, dirfd int32, addr uint64, flags int) {
+	path, link, e := t.locate(dirfd, addr, flags)
+	if e != 0 || link {
+		return
+	}
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return
+	}
+	caps := c.uid[effective] != 0 && hasFileCaps(path)
+	if st.Mode&(unix.S_ISUID|unix.S_ISGID) == 0 && !caps {
+		return
+	}
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	var fs unix.Statfs_t
+	magic := make([]byte, 4)
+	if unix.Fstat(fd, &st) != nil || unix.Fstatfs(fd, &fs) != nil || fs.Flags&unix.ST_NOSUID != 0 || st.Mode&0o111 == 0 {
+		return
+	}
+	if n, _ := unix.Pread(fd, magic, 0); string(magic[:n]) != "\x7fELF" || t.status("NoNewPrivs") == "1" {
+		return
+	}
 	o, _ := t.ownerOf(fd, &st)
 	if st.Mode&unix.S_ISUID != 0 {
 		c.uid[effective] = o.UID
@@ -354,10 +383,31 @@ func (t *tracer) exec(dirfd int32, addr uint64, flags int) reply {
 	}
 	c.uid[saved], c.uid[fsID] = c.uid[effective], c.uid[effective]
 	c.gid[saved], c.gid[fsID] = c.gid[effective], c.gid[effective]
-	if c != was {
-		t.become(c)
+	if caps && c.uid[effective] != 0 {
+		c.caps = fileCaps(fd)
 	}
-	return native
+}
+
+const capAttr = "security.capability"
+
+func hasFileCaps(path string) bool {
+	n, err := unix.Getxattr(path, capAttr, nil)
+	return err == nil && n > 0
+}
+
+// fileCaps is what an executable gives: struct vfs_cap_data, its permitted set, at once in effect if
+// the lowest bit says so. Of the inheritable sets nothing comes, as nobody has any.
+func fileCaps(fd int) (c capState) {
+	var b [24]byte
+	if n, err := unix.Fgetxattr(fd, capAttr, b[:]); err != nil || n < 20 {
+		return c
+	}
+	word := func(i int) uint64 { return uint64(binary.LittleEndian.Uint32(b[4*i:])) }
+	c.permitted = word(1) | word(3)<<32
+	if word(0)&1 != 0 {
+		c.effective = c.permitted
+	}
+	return c
 }
 
 // capabilities follows prctl(PR_SET_KEEPCAPS) and capset, which the kernel executes too.
@@ -370,24 +420,67 @@ func (t *tracer) capabilities() reply {
 	if int(t.n.nr) == unix.SYS_PRCTL {
 		c.caps.keep = t.n.args[1] == 1
 	} else {
-		var first [4]byte // the effective set begins the data
-		if !t.read(t.n.args[1], first[:]) {
-			return native
-		}
-		const needed = 1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID | 1<<unix.CAP_CHOWN
-		want := word32(first[:], 0)&needed != 0
 		if c.uid[effective] == 0 {
 			return native
 		}
-		if want && !c.caps.permitted {
+		words, ok := t.capWords()
+		var data [2]unix.CapUserData
+		if !ok || !t.read(t.n.args[1], asBytes(&data)[:words*12]) {
+			return native
+		}
+		e := uint64(data[0].Effective) | uint64(data[1].Effective)<<32
+		p := uint64(data[0].Permitted) | uint64(data[1].Permitted)<<32
+		if e&^p != 0 || p&^c.permitted() != 0 {
 			return failed(unix.EPERM)
 		}
-		c.caps.effective = want
+		c.caps.effective, c.caps.permitted = e, p
 	}
 	if c != was {
 		t.become(c)
 	}
 	return native
+}
+
+// capWords reads the header of capget and capset, and tells how many elements the data have. It is
+// not ok for another process than the caller, which the kernel may answer.
+func (t *tracer) capWords() (words int, ok bool) {
+	var head [8]byte // struct __user_cap_header_struct: version, pid
+	if !t.read(t.n.args[0], head[:]) {
+		return 0, false
+	}
+	if pid := word32(head[:], 4); pid != 0 && pid != t.pidInside(int32(t.n.pid)) {
+		return 0, false
+	}
+	switch word32(head[:], 0) {
+	case unix.LINUX_CAPABILITY_VERSION_1:
+		return 1, true
+	case unix.LINUX_CAPABILITY_VERSION_2, unix.LINUX_CAPABILITY_VERSION_3:
+		return 2, true
+	}
+	return 0, false
+}
+
+func asBytes(data *[2]unix.CapUserData) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(data)), unsafe.Sizeof(*data))
+}
+
+// capget answers what is left of root's power to the caller.
+func (t *tracer) capget() reply {
+	c, ok := t.who()
+	if !ok || c.uid[effective] == 0 || t.n.args[1] == 0 {
+		return native
+	}
+	words, ok := t.capWords()
+	h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3, Pid: int32(t.n.pid)}
+	var data [2]unix.CapUserData
+	if !ok || !t.alive() || unix.Capget(&h, &data[0]) != nil {
+		return native
+	}
+	for i := range data {
+		data[i].Effective &= uint32(c.caps.effective >> (32 * i))
+		data[i].Permitted &= uint32(c.permitted() >> (32 * i))
+	}
+	return failed(t.write(t.n.args[1], asBytes(&data)[:words*12]))
 }
 
 // peer answers SO_PEERCRED with the identity that the process at the other end of the socket has.

@@ -29,6 +29,9 @@ func (t *tracer) chown(dirfd int32, addr uint64, uid, gid uint32, flags int) rep
 		}
 		return t.chownOpen(&c, fd, uid, gid, true)
 	}
+	if int(t.n.nr) == unix.SYS_FCHOWN && t.onlyPath(dirfd) {
+		return failed(unix.EBADF)
+	}
 	path, link, e := t.locate(dirfd, addr, flags)
 	if e != 0 {
 		return failed(e)
@@ -41,8 +44,8 @@ func (t *tracer) chown(dirfd int32, addr uint64, uid, gid uint32, flags int) rep
 	}
 	fd, e := openPath(path, link)
 	if e != 0 {
-		if addr == 0 && e == unix.ENOENT {
-			e = unix.EBADF
+		if e == unix.ENOENT && !t.isOpen(dirfd) {
+			return native // which says EBADF, if it gets there
 		}
 		return failed(e)
 	}
@@ -69,7 +72,7 @@ func (t *tracer) chownOpen(c *ids, fd int, uid, gid uint32, borrowed bool) reply
 	default:
 		o, _ = t.keeper.Owner(byFD(fd), false)
 	}
-	if c.uid[fsID] != 0 && !c.caps.effective && (uid != keep || gid != keep) {
+	if c.uid[fsID] != 0 && !c.capable(unix.CAP_CHOWN) && (uid != keep || gid != keep) {
 		if c.uid[fsID] != o.UID || uid != keep && uid != o.UID || gid != keep && gid != o.GID && !c.inGroup(gid) {
 			return failed(unix.EPERM)
 		}
@@ -141,6 +144,7 @@ type place struct {
 	name   string
 	owner  Owner
 	denied bool   // the caller may make no file there
+	list   []byte // the directory's default access list, if it is one that the kernel does not have
 	raw    []byte // the path that the caller gave, until the next string is read
 }
 
@@ -179,7 +183,10 @@ func (t *tracer) placeIn(dir, name string, always bool) (p place, e unix.Errno) 
 	}
 	root := c.uid[fsID] == 0 && c.gid[fsID] == 0
 	o, known := t.keeper.Owner(dir, false)
-	if root && (!known || o.GID == 0) && !always {
+	if known {
+		p.list = t.keeper.Attr(dir, aclDefault)
+	}
+	if root && p.list == nil && (!known || o.GID == 0) && !always {
 		return p, 0
 	}
 	if !t.alive() {
@@ -202,7 +209,7 @@ func (t *tracer) placeIn(dir, name string, always bool) (p place, e unix.Errno) 
 		o, _ := t.ownerOf(fd, &st)
 		p.owner.GID = o.GID
 	}
-	if p.owner == (Owner{}) && !always {
+	if p.owner == (Owner{}) && p.list == nil && !always {
 		unix.Close(fd)
 		return p, 0
 	}
@@ -212,7 +219,7 @@ func (t *tracer) placeIn(dir, name string, always bool) (p place, e unix.Errno) 
 
 // mark gives the file just made its owner. It was made in a directory of the container's root; what
 // has been put in its place since gets the owner instead, if it is there too.
-func (t *tracer) mark(p place) unix.Errno {
+func (t *tracer) mark(p place, access []byte) unix.Errno {
 	fd, err := unix.Openat(p.dir, p.name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return errnoOf(err)
@@ -222,11 +229,38 @@ func (t *tracer) mark(p place) unix.Errno {
 	if err := unix.Fstat(fd, &st); err != nil || !t.keeps(fd, &st) {
 		return errnoOf(err)
 	}
+	if access != nil {
+		if e := t.inherit(fd, &st, access, p.list); e != 0 {
+			return e
+		}
+	}
 	return t.keep(fd, &st, p.owner)
 }
 
+// inherit gives a new file the lists that it has from its directory: a directory that one, too.
+func (t *tracer) inherit(fd int, st *unix.Stat_t, access, def []byte) unix.Errno {
+	kind := st.Mode & unix.S_IFMT
+	if kind != unix.S_IFREG && kind != unix.S_IFDIR {
+		return 0 // there is no place for it: its mode has been set
+	}
+	if e := kernels(t.keeper.SetAttr(byFD(fd), aclAccess, access)); e != 0 || kind == unix.S_IFREG {
+		return e
+	}
+	return kernels(t.keeper.SetAttr(byFD(fd), aclDefault, def))
+}
+
+// modeIn is the mode with which a file is made at p, the umask with which that is done, and the
+// access list that it gets: where the directory has a default one, umask means nothing.
+func (t *tracer) modeIn(p place, mode uint32) (uint32, int, []byte) {
+	if p.list == nil {
+		return mode, t.umask(), nil
+	}
+	access, allowed := inheritACL(p.list, mode)
+	return mode&^0o777 | allowed, 0, access
+}
+
 // making makes a file by make, as the caller would, and gives it its owner.
-func (t *tracer) making(p place, make func() error) reply {
+func (t *tracer) making(p place, mode uint32, make func(mode uint32) error) reply {
 	if p.denied {
 		var st unix.Stat_t
 		if unix.Fstatat(p.dir, p.name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
@@ -234,13 +268,14 @@ func (t *tracer) making(p place, make func() error) reply {
 		}
 		return failed(unix.EACCES)
 	}
-	old := unix.Umask(t.umask())
-	err := make()
+	mode, umask, access := t.modeIn(p, mode)
+	old := unix.Umask(umask)
+	err := make(mode)
 	unix.Umask(old)
 	if err != nil {
 		return failed(errnoOf(err))
 	}
-	return failed(t.mark(p))
+	return failed(t.mark(p, access))
 }
 
 func (t *tracer) mkdir(dirfd int32, addr uint64, mode uint32) reply {
@@ -249,7 +284,7 @@ func (t *tracer) mkdir(dirfd int32, addr uint64, mode uint32) reply {
 		return orNative(e)
 	}
 	defer unix.Close(p.dir)
-	return t.making(p, func() error { return unix.Mkdirat(p.dir, p.name, mode) })
+	return t.making(p, mode, func(mode uint32) error { return unix.Mkdirat(p.dir, p.name, mode) })
 }
 
 func (t *tracer) symlink(target uint64, dirfd int32, addr uint64) reply {
@@ -266,7 +301,8 @@ func (t *tracer) symlink(target uint64, dirfd int32, addr uint64) reply {
 	if !t.alive() {
 		return failed(unix.ESRCH)
 	}
-	return t.making(p, func() error { return unix.Symlinkat(to, p.dir, p.name) })
+	p.list = nil // for files that have a mode
+	return t.making(p, 0o777, func(uint32) error { return unix.Symlinkat(to, p.dir, p.name) })
 }
 
 // mknod makes the node, or a plain file that stands for a device.
@@ -275,7 +311,7 @@ func (t *tracer) mknod(dirfd int32, addr uint64, mode uint32, dev uint64) reply 
 	device := kind == unix.S_IFCHR || kind == unix.S_IFBLK
 	if device {
 		c, _ := t.who()
-		if c.uid[effective] != 0 || kind == unix.S_IFCHR && dev == 0 { // 0:0 is overlay's whiteout
+		if !c.capable(unix.CAP_MKNOD) || kind == unix.S_IFCHR && dev == 0 { // 0:0 is overlay's whiteout
 			return failed(unix.EPERM)
 		}
 	}
@@ -289,7 +325,7 @@ func (t *tracer) mknod(dirfd int32, addr uint64, mode uint32, dev uint64) reply 
 		p.owner.Mode, p.owner.Rdev = kind, dev&0xffffffff
 		mode = mode&0o7777 | unix.S_IFREG
 	}
-	return t.making(p, func() error { return unix.Mknodat(p.dir, p.name, mode, 0) })
+	return t.making(p, mode, func(mode uint32) error { return unix.Mknodat(p.dir, p.name, mode, 0) })
 }
 
 func orNative(e unix.Errno) reply {
@@ -306,7 +342,7 @@ const maxLinks = 40
 // it to the caller. In all other cases the kernel opens.
 func (t *tracer) open(dirfd int32, addr uint64, flags int, mode uint32) reply {
 	if flags&creates == 0 {
-		return native
+		return t.openToWrite(dirfd, addr, flags)
 	}
 	if flags&unix.O_TMPFILE == unix.O_TMPFILE {
 		return t.tmpfile(dirfd, addr, flags, mode)
@@ -366,13 +402,52 @@ func (t *tracer) open(dirfd int32, addr uint64, flags int, mode uint32) reply {
 	return native
 }
 
+// openToWrite is open of a file that must be there: the kernel opens, if the caller may.
+func (t *tracer) openToWrite(dirfd int32, addr uint64, flags int) reply {
+	c, ok := t.who()
+	if !ok || c.uid[fsID] == 0 || flags&writes == 0 || flags&unix.O_PATH != 0 {
+		return native
+	}
+	look := 0
+	if flags&unix.O_NOFOLLOW != 0 {
+		look = unix.AT_SYMLINK_NOFOLLOW
+	}
+	path, link, e := t.locate(dirfd, addr, look)
+	if e != 0 {
+		return native
+	}
+	fd, e := openPath(path, link)
+	if e != 0 {
+		return native
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil || !t.keeps(fd, &st) || t.may(&c, fd, &st, needed(flags)) {
+		return native
+	}
+	if kind := st.Mode & unix.S_IFMT; kind == unix.S_IFLNK || kind == unix.S_IFDIR {
+		return native // ELOOP, EISDIR
+	}
+	return failed(unix.EACCES)
+}
+
+// needed is what the flags of open ask of a file's mode.
+func needed(flags int) uint32 {
+	need := map[int]uint32{unix.O_RDONLY: 0o4, unix.O_WRONLY: 0o2, unix.O_RDWR: 0o6}[flags&unix.O_ACCMODE]
+	if flags&unix.O_TRUNC != 0 {
+		need |= 0o2
+	}
+	return need
+}
+
 // create makes the new file at p and hands it over.
 func (t *tracer) create(p place, flags int, mode uint32) reply {
 	if p.denied {
 		return failed(unix.EACCES)
 	}
-	old := unix.Umask(t.umask())
-	fd, err := unix.Openat(p.dir, p.name, flags&^unix.O_TRUNC|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode&0o7777)
+	mode, umask, access := t.modeIn(p, mode&0o7777)
+	old := unix.Umask(umask)
+	fd, err := unix.Openat(p.dir, p.name, flags&^unix.O_TRUNC|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
 	unix.Umask(old)
 	if err == unix.EEXIST && flags&unix.O_EXCL == 0 {
 		return native // somebody was faster
@@ -380,7 +455,7 @@ func (t *tracer) create(p place, flags int, mode uint32) reply {
 	if err != nil {
 		return failed(errnoOf(err))
 	}
-	return t.handOver(fd, p.owner, flags)
+	return t.handOver(fd, p, access, flags)
 }
 
 func (t *tracer) tmpfile(dirfd int32, addr uint64, flags int, mode uint32) reply {
@@ -393,18 +468,19 @@ func (t *tracer) tmpfile(dirfd int32, addr uint64, flags int, mode uint32) reply
 		return native
 	}
 	defer unix.Close(p.dir)
-	old := unix.Umask(t.umask())
-	fd, err := unix.Open(byFD(p.dir), flags|unix.O_CLOEXEC, mode&0o7777)
+	mode, umask, access := t.modeIn(p, mode&0o7777)
+	old := unix.Umask(umask)
+	fd, err := unix.Open(byFD(p.dir), flags|unix.O_CLOEXEC, mode)
 	unix.Umask(old)
 	if err != nil {
 		return failed(errnoOf(err))
 	}
-	return t.handOver(fd, p.owner, flags)
+	return t.handOver(fd, p, access, flags)
 }
 
 // handOver gives the open file its owner and makes it a descriptor of the caller, which answers the
 // call. It closes fd.
-func (t *tracer) handOver(fd int, o Owner, flags int) reply {
+func (t *tracer) handOver(fd int, p place, access []byte, flags int) reply {
 	f := os.NewFile(uintptr(fd), "")
 	defer f.Close()
 	var st unix.Stat_t
@@ -414,7 +490,12 @@ func (t *tracer) handOver(fd int, o Owner, flags int) reply {
 	if !t.keeps(fd, &st) {
 		return failed(unix.EXDEV) // the directory was, a moment ago
 	}
-	if e := kernels(t.keeper.SetOwnerOf(fd, o)); e != 0 {
+	if access != nil {
+		if e := t.inherit(fd, &st, access, nil); e != 0 {
+			return failed(e)
+		}
+	}
+	if e := kernels(t.keeper.SetOwnerOf(fd, p.owner)); e != 0 {
 		return failed(e)
 	}
 	a := addFD{id: t.n.id, flags: addFDSend, srcFD: uint32(fd), newFDFlags: uint32(flags & unix.O_CLOEXEC)}
@@ -450,10 +531,13 @@ func (t *tracer) pidInside(pid int32) uint32 {
 // execute or look up 1, as far as owner, group and mode say. The kernel would allow it: to it all
 // files are the caller's. It is asked where a call is seen anyway.
 func (t *tracer) may(c *ids, fd int, st *unix.Stat_t, need uint32) bool {
-	if c.uid[fsID] == 0 {
+	if c.uid[fsID] == 0 || c.caps.effective>>unix.CAP_DAC_OVERRIDE&1 != 0 {
 		return true
 	}
 	o, _ := t.ownerOf(fd, st)
+	if list := t.keeper.Attr(byFD(fd), aclAccess); list != nil && t.keeps(fd, st) {
+		return c.allowed(list, o, need)
+	}
 	switch {
 	case c.uid[fsID] == o.UID:
 		need <<= 6
@@ -471,10 +555,6 @@ func (t *tracer) mayOpen(p place, flags int) bool {
 		return true
 	}
 	defer unix.Close(fd)
-	need := map[int]uint32{unix.O_RDONLY: 0o4, unix.O_WRONLY: 0o2, unix.O_RDWR: 0o6}[flags&unix.O_ACCMODE]
-	if flags&unix.O_TRUNC != 0 {
-		need |= 0o2
-	}
 	var st unix.Stat_t
-	return unix.Fstat(fd, &st) != nil || t.may(&c, fd, &st, need)
+	return unix.Fstat(fd, &st) != nil || t.may(&c, fd, &st, needed(flags))
 }

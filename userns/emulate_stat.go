@@ -2,6 +2,7 @@ package userns
 
 import (
 	"bytes"
+	"encoding/binary"
 	"strconv"
 	"sync"
 	"unsafe"
@@ -114,6 +115,23 @@ func (t *tracer) opened(dirfd int32, addr uint64, flags int) int {
 	return fd
 }
 
+// onlyPath tells whether a descriptor of the caller is O_PATH: good for little more than a path.
+func (t *tracer) onlyPath(fd int32) bool {
+	own := t.borrow(fd)
+	if own < 0 {
+		return false
+	}
+	defer unix.Close(own)
+	mode, err := unix.FcntlInt(uintptr(own), unix.F_GETFL, 0)
+	return err == nil && mode&unix.O_PATH != 0
+}
+
+// isOpen tells whether the caller has the descriptor that a path may be relative to.
+func (t *tracer) isOpen(dirfd int32) bool {
+	var st unix.Stat_t
+	return dirfd == unix.AT_FDCWD || unix.Lstat(t.at(dirfd, nil), &st) == nil
+}
+
 // unknown tells that nothing is remembered of a file, without opening it.
 func (t *tracer) unknown(path string, link bool) bool {
 	if !t.other.empty() {
@@ -165,7 +183,35 @@ func (t *tracer) stat(dirfd int32, addr, buf uint64, flags int) reply {
 		st.Mode = o.Mode | st.Mode&0o7777
 		st.Rdev = o.Rdev
 	}
+	if t.n.arch == compatArch {
+		return failed(t.write(buf, stat64(&st)))
+	}
 	return failed(t.write(buf, unsafe.Slice((*byte)(unsafe.Pointer(&st)), unsafe.Sizeof(st))))
+}
+
+// stat64 is st as 32-bit programs on x86 take it: struct stat64, 96 bytes without padding.
+func stat64(st *unix.Stat_t) []byte {
+	b := make([]byte, 0, 96)
+	word := func(v uint64) { b = binary.LittleEndian.AppendUint32(b, uint32(v)) }
+	long := func(v uint64) { b = binary.LittleEndian.AppendUint64(b, v) }
+	long(st.Dev)
+	word(0)
+	word(st.Ino) // the lower half, as before there were others
+	word(uint64(st.Mode))
+	word(uint64(st.Nlink))
+	word(uint64(st.Uid))
+	word(uint64(st.Gid))
+	long(st.Rdev)
+	word(0)
+	long(uint64(st.Size))
+	word(uint64(st.Blksize))
+	long(uint64(st.Blocks))
+	for _, t := range []unix.Timespec{st.Atim, st.Mtim, st.Ctim} {
+		word(uint64(t.Sec))
+		word(uint64(t.Nsec))
+	}
+	long(st.Ino)
+	return b
 }
 
 const statxSync = 0x6000 // AT_STATX_SYNC_TYPE

@@ -187,7 +187,10 @@ var subjects = map[string]func() string{
 			unix.Fchownat(path, "", 8, 9, unix.AT_EMPTY_PATH), nil, owners("f"), "8:9",
 			unix.Fchownat(path, "", 8, 9, 0), unix.ENOENT,
 			unix.Fchownat(dir, "x", 1, 1, 0x40), unix.EINVAL,
-			unix.Fchownat(99, "x", 1, 1, 0), unix.ENOENT, // the kernel says EBADF
+			unix.Fchownat(99, "x", 1, 1, 0), unix.EBADF,
+			unix.Fchownat(99, "", 1, 1, unix.AT_EMPTY_PATH), unix.EBADF,
+			unix.Fchown(99, 1, 1), unix.EBADF,
+			unix.Fchown(path, 1, 1), unix.EBADF, owners("f"), "8:9",
 			unix.Chown("missing", 1, 1), unix.ENOENT,
 			unix.Chown("f/x", 1, 1), unix.ENOTDIR,
 			unix.Mknod("null", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))), nil,
@@ -201,6 +204,53 @@ var subjects = map[string]func() string{
 			unix.Setresuid(-1, 0, -1), nil, unix.Geteuid(), 0,
 			unix.Setuid(33), nil, unix.Setuid(0), unix.EPERM, unix.Setreuid(-1, 34), unix.EPERM,
 			unix.Getuid(), 33,
+		)
+	},
+	// What capabilities(7) says of user ID changes.
+	"capabilities": func() string {
+		caps := func() string {
+			h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+			var d [2]unix.CapUserData
+			if err := unix.Capget(&h, &d[0]); err != nil {
+				return err.Error()
+			}
+			return fmt.Sprint(d[0].Permitted != 0, d[0].Effective != 0)
+		}
+		return expect(
+			caps(), "true true",
+			unix.Setresuid(-1, 33, -1), nil, caps(), "true false",
+			unix.Setresuid(-1, 0, -1), nil, caps(), "true true",
+			unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0), nil,
+			unix.Setresuid(33, 33, 33), nil, caps(), "true false",
+		)
+	},
+	"no capabilities": func() string {
+		unix.Setresuid(33, 33, 33)
+		h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var d [2]unix.CapUserData
+		return expect(unix.Capget(&h, &d[0]), nil, d[0].Permitted|d[1].Permitted, 0, d[0].Effective|d[1].Effective, 0)
+	},
+	// To write what is there, for who may not.
+	"writes": func() string {
+		touch("root's")
+		touch("own")
+		touch("all")
+		unix.Chmod("all", 0o666)
+		unix.Chmod("own", 0o600)
+		unix.Chown("own", 33, 33)
+		unix.Mkdir("dir", 0o777)
+		unix.Symlink("root's", "link")
+		open := func(name string, flags int) error {
+			fd, err := unix.Open(name, flags, 0)
+			unix.Close(fd)
+			return err
+		}
+		unix.Setresuid(33, 33, 33)
+		return expect(
+			open("root's", unix.O_WRONLY), unix.EACCES, open("root's", unix.O_RDWR), unix.EACCES,
+			open("link", unix.O_RDWR), unix.EACCES, open("link", unix.O_RDWR|unix.O_NOFOLLOW), unix.ELOOP,
+			open("root's", unix.O_RDONLY), nil, open("own", unix.O_RDWR), nil, open("all", unix.O_WRONLY), nil,
+			open("dir", unix.O_WRONLY), unix.EISDIR, open("missing", unix.O_WRONLY), unix.ENOENT,
 		)
 	},
 	"groups": func() string {

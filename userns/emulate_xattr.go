@@ -7,13 +7,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// The tags of the entries of an access control list.
+const (
+	tagUserObj  = 0x01
+	tagUser     = 0x02
+	tagGroupObj = 0x04
+	tagGroup    = 0x08
+	tagMask     = 0x10
+	tagOther    = 0x20
+)
+
 // KeeperAttrs is the beginning of the names of attributes in which a Keeper may keep owners. To a
 // container they do not exist.
 const KeeperAttrs = "user.mk."
 
 // The access control lists. The kernel refuses one that names a user or a group that is not mapped;
-// such a one is remembered. Those of the default kind are then in the layer, but new files do not
-// inherit them.
+// such a one is remembered, and inherited from a directory by what is made in it.
 const (
 	aclAccess  = "system.posix_acl_access"
 	aclDefault = "system.posix_acl_default"
@@ -35,7 +44,7 @@ func isKeepers(name []byte) bool { return bytes.HasPrefix(name, []byte(KeeperAtt
 // may change them. fd -1 and no errno: let the kernel.
 func (t *tracer) openForAttr(dirfd int32, addr uint64, flags int) (fd int, st unix.Stat_t, e unix.Errno) {
 	path, link, e := t.locate(dirfd, addr, flags)
-	if e != 0 || !t.alive() {
+	if e != 0 || flags&unix.AT_EMPTY_PATH != 0 && t.onlyPath(dirfd) || !t.alive() {
 		return -1, st, 0
 	}
 	c, ok := t.who()
@@ -189,7 +198,6 @@ func (t *tracer) listAttrs(dirfd int32, addr, buf, size uint64, flags int) reply
 // permissions and ID. It gives the permissions that the file will have, and tells whether an entry
 // names anybody but root.
 func parseACL(list []byte) (mode uint32, foreign, ok bool) {
-	const userObj, user, groupObj, group, mask, other = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 	if len(list) < 4 || (len(list)-4)%8 != 0 || binary.LittleEndian.Uint32(list) != 2 {
 		return 0, false, false
 	}
@@ -197,18 +205,18 @@ func parseACL(list []byte) (mode uint32, foreign, ok bool) {
 	for e := list[4:]; len(e) > 0; e = e[8:] {
 		perm := uint32(binary.LittleEndian.Uint16(e[2:]))
 		switch tag := binary.LittleEndian.Uint16(e); tag {
-		case userObj:
+		case tagUserObj:
 			mode |= perm << 6
-		case groupObj:
+		case tagGroupObj:
 			if !masked {
 				mode |= perm << 3
 			}
-		case mask:
+		case tagMask:
 			masked = true
 			mode = mode&^0o070 | perm<<3
-		case other:
+		case tagOther:
 			mode |= perm
-		case user, group:
+		case tagUser, tagGroup:
 			foreign = foreign || binary.LittleEndian.Uint32(e[4:]) != 0
 		default:
 			return 0, false, false
@@ -218,4 +226,71 @@ func parseACL(list []byte) (mode uint32, foreign, ok bool) {
 		}
 	}
 	return mode, foreign, true
+}
+
+// inheritACL makes of a directory's default list the access list of a file made in it with mode, and
+// tells the permissions that the file gets: acl(5), OBJECT CREATION AND DEFAULT ACLs.
+func inheritACL(list []byte, mode uint32) (access []byte, perm uint32) {
+	access = bytes.Clone(list)
+	var group []byte // the entry that the group's bits of the mode stand for: the mask, if there is one
+	limit := func(e []byte, shift uint) {
+		allowed := uint32(binary.LittleEndian.Uint16(e[2:])) & (mode >> shift)
+		binary.LittleEndian.PutUint16(e[2:], uint16(allowed))
+		perm |= allowed << shift
+	}
+	for e := access[4:]; len(e) >= 8; e = e[8:] {
+		switch binary.LittleEndian.Uint16(e) {
+		case tagUserObj:
+			limit(e, 6)
+		case tagOther:
+			limit(e, 0)
+		case tagGroupObj:
+			if group == nil {
+				group = e
+			}
+		case tagMask:
+			group = e
+		}
+	}
+	if group != nil {
+		limit(group, 3)
+	}
+	return access, perm
+}
+
+// allowed tells whether an access list, of a file of o's, lets the identity do what the bits of need
+// say: acl(5), ACCESS CHECK ALGORITHM.
+func (c *ids) allowed(list []byte, o Owner, need uint32) bool {
+	masked := uint32(7)
+	for e := list[4:]; len(e) >= 8; e = e[8:] {
+		if binary.LittleEndian.Uint16(e) == tagMask {
+			masked = uint32(binary.LittleEndian.Uint16(e[2:]))
+		}
+	}
+	member := false
+	for e := list[4:]; len(e) >= 8; e = e[8:] { // in the order of the algorithm: the kernel sorts them
+		perm, id := uint32(binary.LittleEndian.Uint16(e[2:])), binary.LittleEndian.Uint32(e[4:])
+		switch binary.LittleEndian.Uint16(e) {
+		case tagUserObj:
+			if c.uid[fsID] == o.UID {
+				return perm&need == need
+			}
+		case tagUser:
+			if c.uid[fsID] == id {
+				return perm&masked&need == need
+			}
+		case tagGroupObj, tagGroup:
+			if binary.LittleEndian.Uint16(e) == tagGroupObj {
+				id = o.GID
+			}
+			if c.inGroup(id) {
+				if member = true; perm&masked&need == need {
+					return true
+				}
+			}
+		case tagOther:
+			return !member && perm&need == need
+		}
+	}
+	return false
 }
