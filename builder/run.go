@@ -185,7 +185,11 @@ func (r *runStep) perform(ctx context.Context, draft *snapshot.Draft) (err error
 			return err
 		}
 	}
-	root, err := draft.Mount()
+	bottom, err := r.bottom(ctx)
+	if err != nil {
+		return err
+	}
+	root, err := draft.MountOn(bottom)
 	if err != nil {
 		return err
 	}

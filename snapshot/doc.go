@@ -26,6 +26,7 @@
 //
 //	lock                   flock: shared to make a draft or a record, exclusive to delete; held for moments
 //	empty/                 never anything in it: the lowest layer of mounts that have no other
+//	bottom/                what lies below the trees of steps (Draft.MountOn), made by ReadDir
 //	drafts/<id>/           a tree being changed; flock on the directory while its process lives
 //	snapshots/<id>/        a snapshot, complete
 //	  meta                 text: parent, epoch, and the layer it was applied from

@@ -23,12 +23,13 @@ type Draft struct {
 	locked *os.File // the draft's directory, flock held
 	owners *Owners
 
-	mu     sync.Mutex
-	mounts int // overlay work directories used up
-	ended  bool
-	meta   meta
-	read   int64     // bytes of the last Apply
-	alone  *Snapshot // see Rebase
+	mu      sync.Mutex
+	mounts  int // overlay work directories used up
+	ended   bool
+	meta    meta
+	written []byte    // the file of that name
+	read    int64     // bytes of the last Apply
+	alone   *Snapshot // see Rebase
 }
 
 // NewDraft starts a tree that looks like parent; nil is the empty tree. The
@@ -66,7 +67,8 @@ func (d *Draft) fill(parent *Snapshot) (err error) {
 	if err := flock(d.locked, unix.LOCK_EX); err != nil {
 		return fmt.Errorf("lock: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(d.dir, "meta"), d.meta.text(), 0o600); err != nil {
+	d.written = d.meta.text()
+	if err := os.WriteFile(filepath.Join(d.dir, "meta"), d.written, 0o600); err != nil {
 		return err
 	}
 	if err := os.Mkdir(d.Upper(), 0o755); err != nil {
@@ -104,7 +106,12 @@ func (d *Draft) Owners() *Owners { return d.owners }
 // parent, or on an empty directory when there is none, so that the same things
 // work in both cases. The caller closes it, which unmounts it unless it was
 // moved somewhere; changes stay. Two mounts at once is one too many.
-func (d *Draft) Mount() (*os.File, error) {
+func (d *Draft) Mount() (*os.File, error) { return d.MountOn("") }
+
+// MountOn is Mount with one more directory at the very bottom, unless it is "": what is in it shows
+// where the tree has nothing of that name, and is no part of the tree. It lies on the store's file
+// system and never changes.
+func (d *Draft) MountOn(bottom string) (*os.File, error) {
 	// A volatile overlay marks its work directory as spent: each mount gets
 	// its own.
 	d.mu.Lock()
@@ -114,7 +121,7 @@ func (d *Draft) Mount() (*os.File, error) {
 	if err := os.Mkdir(work, 0o700); err != nil {
 		return nil, fmt.Errorf("mount overlay: %w", err)
 	}
-	return mountStack(stack{store: d.store, lower: d.Parent(), upper: d.Upper(), work: work})
+	return mountStack(stack{store: d.store, lower: d.Parent(), upper: d.Upper(), work: work, bottom: bottom})
 }
 
 // SetEpoch makes WriteLayer write newer modification times as t: the rule of
@@ -182,8 +189,10 @@ func (d *Draft) commit() (*Snapshot, error) {
 			return nil, fmt.Errorf("owners: %w", err)
 		}
 	}
-	if err := writeAtomic(filepath.Join(d.dir, "meta"), d.meta.text()); err != nil {
-		return nil, err
+	if text := d.meta.text(); string(text) != string(d.written) {
+		if err := writeAtomic(filepath.Join(d.dir, "meta"), text); err != nil {
+			return nil, err
+		}
 	}
 	snap := &Snapshot{store: d.store, id: d.id, parent: parent, meta: d.meta, alone: d.alone}
 	// The rename is the commit point: before it the directory is garbage as

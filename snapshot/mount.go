@@ -23,6 +23,8 @@ type stack struct {
 	lower *Snapshot
 	upper string // "" for a read-only mount
 	work  string // an empty directory beside upper, used by one mount only
+
+	bottom string // below everything; "" for none
 }
 
 // dirs lists the lower directories, topmost first. The kernel wants one, and
@@ -31,6 +33,9 @@ func (k stack) dirs() []string {
 	var dirs []string
 	for s := k.lower; s != nil; s = s.parent {
 		dirs = append(dirs, s.tree())
+	}
+	if k.bottom != "" {
+		dirs = append(dirs, k.bottom)
 	}
 	if len(dirs) == 0 || (k.upper == "" && len(dirs) == 1) {
 		dirs = append(dirs, k.store.path("empty"))
