@@ -24,7 +24,7 @@ func setgroupsDenied() bool {
 
 // groupsOf is the groups to set, nil for none. Where none can be set, root loses nothing by that; it
 // has its power from capabilities, so that a notice does. Anybody else cannot be had there anyway.
-func groupsOf(spec *Spec, denied bool) []uint32 {
+func groupsOf(spec *Spec, denied bool, notice func(string)) []uint32 {
 	if !denied {
 		return append([]uint32{}, spec.User.Groups...)
 	}
@@ -35,7 +35,7 @@ func groupsOf(spec *Spec, denied bool) []uint32 {
 		}
 	}
 	if len(lost) > 0 {
-		send(packet{Notice: "only one ID is mapped: the user is not in groups " + strings.Join(lost, ", ")}, -1)
+		notice("only one ID is mapped: the user is not in groups " + strings.Join(lost, ", "))
 	}
 	return nil
 }
@@ -69,11 +69,11 @@ func become(spec *Spec, setgroupsDenied bool) error {
 	if len(spec.Notify) > 0 {
 		if err := notify(spec.Notify); err == nil {
 			setgroupsDenied = false // whoever answers is asked
-		} else if err := send(packet{Notice: err.Error() + ": chown to others than root, and being another user, are refused"}, -1); err != nil {
+		} else if err := send(packet{Notice: noNotify(err)}, -1); err != nil {
 			return err
 		}
 	}
-	groups := groupsOf(spec, setgroupsDenied)
+	groups := groupsOf(spec, setgroupsDenied, func(text string) { send(packet{Notice: text}, -1) })
 	// Raw calls: Go's wrappers change all threads, and a reaper keeps its own identity.
 	u := spec.User
 	if groups != nil {
@@ -120,21 +120,33 @@ func orphaned() bool {
 
 // setCaps leaves root what the container may have, and anybody else nothing: as docker does.
 func setCaps(spec *Spec) error {
+	want, err := capsOf(spec)
+	if err != nil {
+		return err
+	}
+	return unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &want[0])
+}
+
+// capsOf is what setCaps sets, on a thread that has what this one has.
+func capsOf(spec *Spec) (want [2]unix.CapUserData, err error) {
 	caps := spec.Caps
 	if spec.User.UID != 0 {
 		caps = 0
 	}
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var have [2]unix.CapUserData
-	if err := unix.Capget(&hdr, &have[0]); err != nil {
-		return err
+	if err := unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &have[0]); err != nil {
+		return want, fmt.Errorf("look at the capabilities: %w", err)
 	}
-	var want [2]unix.CapUserData
 	for i := range want {
 		want[i].Permitted = have[i].Permitted & uint32(caps>>(32*i)) // older kernels know fewer
 		want[i].Effective = want[i].Permitted
 	}
-	return unix.Capset(&hdr, &want[0])
+	return want, nil
+}
+
+// noNotify is the notice where nobody can answer for the kernel.
+func noNotify(err error) string {
+	return err.Error() + ": chown to others than root, and being another user, are refused"
 }
 
 // filter puts a seccomp filter on this thread.
@@ -166,15 +178,23 @@ func notify(f Filter) error {
 }
 
 func install(f Filter, flags uintptr) (int, unix.Errno) {
+	prog := f.program()
+	fd, _, e := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(prog)))
+	runtime.KeepAlive(prog)
+	return int(fd), e
+}
+
+// program is the filter as the kernel takes it; nil for none.
+func (f Filter) program() *unix.SockFprog {
+	if len(f) == 0 {
+		return nil
+	}
 	prog := make([]unix.SockFilter, 0, len(f)/8)
 	for ; len(f) >= 8; f = f[8:] {
 		prog = append(prog, unix.SockFilter{
 			Code: binary.NativeEndian.Uint16(f), Jt: f[2], Jf: f[3], K: binary.NativeEndian.Uint32(f[4:])})
 	}
-	fprog := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
-	fd, _, e := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&fprog)))
-	runtime.KeepAlive(prog)
-	return int(fd), e
+	return &unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
 }
 
 // defaultPath is where commands are looked for when the environment has no PATH; docker's.

@@ -128,11 +128,8 @@ func (g *Cgroup) Path() string { return g.path }
 
 // settle sets what had to be larger until now: init has made the container, and what is left is to
 // execute the command.
-func (g *Cgroup) settle(init bool) error {
-	l := g.limits
-	if init && l.Pids > 0 {
-		l.Pids += initThreads
-	}
+func (g *Cgroup) settle(beside int64) error {
+	l := g.limits.beside(beside)
 	for _, s := range l.settings() {
 		if s.late {
 			if err := g.set(s); err != nil {
@@ -241,12 +238,10 @@ func (g *Cgroup) members() (*os.File, error) {
 }
 
 // Limit changes the limits of the cgroup in path, which a running container has.
-// init tells that it has Spec.Init.
-func Limit(path string, l Limits, init bool) error {
+// init tells that it has Spec.Init, ownPID that it has a pid namespace to itself.
+func Limit(path string, l Limits, init, ownPID bool) error {
 	g := &Cgroup{path: path}
-	if init && l.Pids > 0 {
-		l.Pids += initThreads
-	}
+	l = l.beside(besides(init, ownPID))
 	have := strings.Fields(readCgroup(path, "cgroup.controllers"))
 	for _, c := range l.controllers() {
 		if !slices.Contains(have, c) {

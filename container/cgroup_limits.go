@@ -61,9 +61,25 @@ const (
 	startPids   = 64
 )
 
-// initThreads are the most threads that stage init has when it stays as pid 1 (Spec.Init). They
-// come on top of a limit of processes.
-const initThreads = 16
+// besides is how many processes and threads of mk's stay in a container's cgroup: the reaper of
+// Spec.Init, or stage init, a Go program, where that is not pid 1 of a namespace of its own.
+func besides(init, ownPID bool) int64 {
+	switch {
+	case !ownPID:
+		return 16
+	case init:
+		return 1
+	}
+	return 0
+}
+
+// beside is the limits where n processes of mk's are counted, too.
+func (l Limits) beside(n int64) Limits {
+	if l.Pids > 0 {
+		l.Pids += n
+	}
+	return l
+}
 
 // atStart is the limits while init makes the container.
 func (l Limits) atStart() *Limits {

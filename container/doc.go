@@ -9,17 +9,20 @@
 //
 // Start runs in stage inside (package userns), init in the new namespaces:
 //
-//	inside                                      mk:init NAME
+//	inside                      a thread of it                     the command
 //	open what is to be mounted
 //	make missing mount points
-//	clone(NEWNS|NEWPID|NEWIPC|NEWUTS|…)     →   exec (a read-only mk); read the orders
-//	                                            root over /, mounts by the plan, pty, masks
-//	Notices, Terminal                       ←   pivot_root; limits, directory, look the command up
-//	                                            one thread: bounding set, IDs, capabilities, filter
-//	Start returns                           ←   execve; or fork and execve, and reap
+//	                        →   unshare(NEWNS|NEWPID|…); root over
+//	                            /, mounts by the plan, pty
+//	                            pivot_root; look the command up
+//	                            fork                           →   /proc, masks; limits, directory
+//	Notices, Terminal       ←   come back for the mounts           bounding set, IDs, capabilities, filter
+//	Start returns           ←                                  ←   execve
 //	…
-//	Wait: the end of pid 1 and so of all;
-//	mount points taken away
+//	Wait: the end of pid 1 and so of all; mount points taken away
+//
+// A container that is not alone in its pid namespace is made by an exec'd init, mk:init, which does
+// all that by itself, and so does a command of Exec.
 //
 // The root is a detached mount, and the package does not know of what: an overlay of snapshots, a
 // directory (open_tree). A mount can be attached once, so a root serves one container.
@@ -33,9 +36,9 @@
 // Process.Exec is how it starts another command there. The tree on disk, and who may do what when,
 // stand at Store; the protocol at Request.
 //
-// The files of a container: spec.go what it is, start.go and stubs.go before and after it, init.go
-// its beginning, read straight through, and the steps of that in mounts.go, dev.go, terminal.go,
-// become.go, reap.go; wire.go how the two sides talk; seccomp.go and bpf.go the filter. Of its life:
+// The files of a container: spec.go what it is, start.go and stubs.go before and after it, here.go
+// its beginning, read straight through, and fork.go the child's part; init.go both for an exec'd init, which talks
+// by wire.go; the steps in mounts.go, dev.go, terminal.go, become.go, reap.go; seccomp.go and bpf.go the filter. Of its life:
 // state.go what is kept, holder.go who keeps it, and exec.go. Of its network: network.go, its way out
 // in network_user.go, its ways in in ports.go, to others in network_bridge.go and names.go, and how the kernel is
 // asked in netlink.go.

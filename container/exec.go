@@ -113,13 +113,18 @@ func (p *Process) Exec(e *Exec, stdio IO) (_ *Process, err error) {
 	}
 	joined := &Process{done: make(chan struct{}), spec: &spec, unwatch: func() bool { return true }}
 	started := make(chan error)
-	work <- func() {
+	start := func() {
 		joined.proc, err = os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", selfFD), []string{userns.InitName}, &os.ProcAttr{
 			Env:   []string{},
 			Files: files,
 			Sys:   &syscall.SysProcAttr{Setsid: true}, // its parent has no pid there: Go's check for Pdeathsig would kill it
 		})
 		started <- err
+	}
+	select {
+	case work <- start:
+	case <-p.done:
+		return nil, ErrNotRunning
 	}
 	if err := <-started; err != nil {
 		if hasEnded(init, err) {
@@ -169,7 +174,7 @@ func (p *Process) pidfd() (*os.File, error) {
 		return nil, ErrNotRunning
 	default:
 	}
-	fd, err := unix.PidfdOpen(p.proc.Pid, 0)
+	fd, err := unix.PidfdOpen(p.Pid(), 0)
 	if err != nil {
 		return nil, ErrNotRunning
 	}
@@ -201,6 +206,9 @@ func (j *joiner) thread(init *os.File, joins bool) (chan<- func(), error) {
 	})
 	return j.work, j.err
 }
+
+// adopt takes a thread that is there already.
+func (j *joiner) adopt(work chan func()) { j.once.Do(func() { j.work = work }) }
 
 // controlPair is the socket between Start and init.
 func controlPair() (ours, theirs *os.File, err error) {

@@ -75,7 +75,7 @@ func run() error {
 			return fmt.Errorf("bring up lo: %w", err)
 		}
 	}
-	root, err := attachRoot(spec.RootReadOnly)
+	root, err := attachRoot(rootFD, spec.RootReadOnly)
 	if err != nil {
 		return err
 	}
@@ -87,9 +87,14 @@ func run() error {
 	}
 	tty := -1
 	if spec.Terminal != nil {
-		if tty, err = openTerminal(root, spec); err != nil {
+		master, slave, err := openTerminal(root, spec)
+		if err != nil {
 			return fmt.Errorf("open a terminal: %w", err)
 		}
+		if err := send(packet{Terminal: true}, master); err != nil {
+			return err
+		}
+		tty = slave
 	}
 	if err := writeSysctls(root, spec.Sysctls); err != nil {
 		return err
@@ -97,7 +102,11 @@ func run() error {
 	if err := protect(root, spec); err != nil {
 		return err
 	}
-	if err := pivot(root); err != nil {
+	covered, err := pivot(root)
+	if err == nil && covered {
+		err = unix.Unmount("/", unix.MNT_DETACH)
+	}
+	if err != nil {
 		return fmt.Errorf("pivot into the root: %w", err)
 	}
 	unix.Close(root)
@@ -247,9 +256,13 @@ func enterCwd(cwd string) error {
 // Only pipes: a file or a terminal is somebody's.
 func giveStreams(u User) {
 	for fd := range 3 {
-		var st unix.Stat_t
-		if u.UID != 0 && unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFIFO {
-			unix.Fchown(fd, int(u.UID), -1)
-		}
+		giveStream(fd, u)
+	}
+}
+
+func giveStream(fd int, u User) {
+	var st unix.Stat_t
+	if u.UID != 0 && unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFIFO {
+		unix.Fchown(fd, int(u.UID), -1)
 	}
 }

@@ -16,16 +16,16 @@ import (
 
 // attachRoot mounts the root over /, where nobody looks: this process and the mounts of stage
 // inside stay below it until pivot. It returns the root's descriptor (O_PATH).
-func attachRoot(readOnly bool) (int, error) {
-	if err := unix.MoveMount(rootFD, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+func attachRoot(root int, readOnly bool) (int, error) {
+	if err := unix.MoveMount(root, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return -1, userns.Explain(userns.OpMount, "the root", err)
 	}
 	if !readOnly {
-		return rootFD, nil
+		return root, nil
 	}
 	// A read-only second view on top: the first one is still open in Start, which takes mount
 	// points away through it.
-	fd, err := unix.OpenTree(rootFD, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	fd, err := unix.OpenTree(root, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return -1, userns.Explain(userns.OpMount, "the root", err)
 	}
@@ -33,34 +33,32 @@ func attachRoot(readOnly bool) (int, error) {
 	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
 		return -1, userns.Explain(userns.OpMount, "the root read-only", err)
 	}
-	if err := moveTo(fd, rootFD); err != nil {
+	if err := moveTo(fd, root); err != nil {
 		return -1, userns.Explain(userns.OpMount, "the root read-only", err)
 	}
-	unix.Close(rootFD)
 	return fd, nil
 }
 
-// pivot makes root the root, and lets go of all other mounts.
-func pivot(root int) error {
+// pivot makes root the root. covered tells that all other mounts are still there, over it, and
+// go by an unmount of "/".
+func pivot(root int) (covered bool, err error) {
 	if err := unix.Fchdir(root); err != nil {
-		return err
+		return false, err
 	}
-	// The old root goes on top of the new one, so that no directory for it is needed, and "."
-	// leads to it (pivot_root(2), NOTES).
+	// The old root goes on top of the new one, so that no directory for it is needed
+	// (pivot_root(2), NOTES). Paths do not lead there: a lookup starts at the root, not over it.
+	covered = true
 	if err := unix.PivotRoot(".", "."); err == unix.EINVAL {
 		// On the kernel's first root file system, as in an initramfs, it cannot be done; there the
 		// new root covers it, as switch_root(8) has it.
-		if err := unix.Chroot("."); err != nil {
-			return err
+		covered, err = false, unix.Chroot(".")
+		if err != nil {
+			return false, err
 		}
-		return unix.Chdir("/")
 	} else if err != nil {
-		return err
+		return false, err
 	}
-	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return err
-	}
-	return unix.Chdir("/")
+	return covered, unix.Chdir("/")
 }
 
 // mountOn executes one line of the mount plan.
@@ -71,7 +69,9 @@ func mountOn(root int, spec *Spec, m *Mount, source int) error {
 		if err == nil && m.Type == Dev {
 			err = fillDev(mnt)
 		}
-		unix.Close(mnt)
+		if mnt != source {
+			unix.Close(mnt)
+		}
 	}
 	switch {
 	case err == nil || m.Optional:
@@ -112,8 +112,7 @@ func makeMount(spec *Spec, m *Mount, source int) (int, error) {
 		fd, err := newFS("proc", m.attributes())
 		if denied(err) {
 			if outer, err2 := outerTree("/proc", m); err2 == nil {
-				send(packet{Notice: "parts of /proc are hidden around mk, and so the kernel allows no fresh one: " +
-					"the container has the outer /proc, with the processes of the outside in it"}, -1)
+				send(packet{Notice: outerProc}, -1)
 				return outer, nil
 			}
 		}
@@ -128,6 +127,9 @@ func makeMount(spec *Spec, m *Mount, source int) (int, error) {
 	}
 	return -1, unix.ENODEV
 }
+
+const outerProc = "parts of /proc are hidden around mk, and so the kernel allows no fresh one: " +
+	"the container has the outer /proc, with the processes of the outside in it"
 
 func denied(err error) bool { return errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) }
 
@@ -270,17 +272,20 @@ func mask(root int, path string, null int) error {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
-	var cover int
-	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		cover, err = newFS("tmpfs", unix.MOUNT_ATTR_RDONLY, "size=4k", "nr_inodes=2", "mode=0755")
-	} else {
-		cover, err = unix.OpenTree(null, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
-	}
+	cover, err := coverFor(st.Mode&unix.S_IFMT == unix.S_IFDIR, null)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(cover)
 	return moveTo(cover, fd)
+}
+
+// coverFor is the detached mount that masks a directory, or a file.
+func coverFor(dir bool, null int) (int, error) {
+	if dir {
+		return newFS("tmpfs", unix.MOUNT_ATTR_RDONLY, "size=4k", "nr_inodes=2", "mode=0755")
+	}
+	return unix.OpenTree(null, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 }
 
 // writeSysctls writes before /proc/sys is frozen. Only those of a namespace of the container's

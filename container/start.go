@@ -23,7 +23,8 @@ const defaultGrace = 500 * time.Millisecond
 // Process is a started container.
 type Process struct {
 	proc     *os.Process
-	main     bool // of Start, and not of Exec
+	reaper   *os.Process // pid 1 when proc is not
+	main     bool        // of Start, and not of Exec
 	terminal *os.File
 	notices  []string
 	stubs    stubs
@@ -32,6 +33,7 @@ type Process struct {
 	cause        func() error // why Start's context ended
 	unwatch      func() bool
 	done         chan struct{} // closed when proc has been waited for
+	left         chan struct{} // nil, or closed when the maker is out of the container's mounts
 	spec         *Spec
 	joiner       joiner // see Exec
 	birth        *birthplace
@@ -52,7 +54,7 @@ func (e *StartError) Unwrap() error { return e.Err }
 // ExitStatus is how the container ended.
 type ExitStatus struct {
 	Code   int            // the command's own, or 128+n
-	Signal syscall.Signal // that ended pid 1; with Spec.Init only Code tells
+	Signal syscall.Signal // that ended the command; not known, but for Code, where an exec'd init has passed it on
 
 	OOMKilled bool // the memory limit of Spec.Cgroup has killed a process of it
 }
@@ -88,6 +90,14 @@ func Start(ctx context.Context, spec *Spec, root *os.File, stdio IO) (_ *Process
 			stubs.remove()
 		}
 	}()
+	if spec.here() {
+		p := newProcess(ctx, spec, stubs)
+		if err := p.startHere(spec, root, sources, stdio); err != nil {
+			return nil, err
+		}
+		p.watch(ctx)
+		return p, nil
+	}
 	birth, err := spec.birthplace()
 	if err != nil {
 		return nil, err
@@ -108,16 +118,12 @@ func Start(ctx context.Context, spec *Spec, root *os.File, stdio IO) (_ *Process
 	}
 	defer control.Close()
 
-	p := &Process{proc: proc, main: true, stubs: stubs, done: make(chan struct{}), spec: spec, birth: birth}
+	p := newProcess(ctx, spec, stubs)
+	p.proc, p.birth = proc, birth
 	if birth != nil {
 		p.joiner.work = birth.work
 	}
-	p.cause = func() error { return context.Cause(ctx) }
-	grace := spec.Grace
-	if grace == 0 {
-		grace = defaultGrace
-	}
-	p.unwatch = context.AfterFunc(ctx, func() { p.end(grace) })
+	p.watch(ctx)
 	for i, m := range spec.Mounts {
 		if m.Owned && sources[i] != nil && spec.Listener != nil {
 			p.owned, sources[i] = append(p.owned, sources[i]), nil
@@ -135,6 +141,20 @@ func Start(ctx context.Context, spec *Spec, root *os.File, stdio IO) (_ *Process
 	}
 	p.remember()
 	return p, nil
+}
+
+func newProcess(ctx context.Context, spec *Spec, stubs stubs) *Process {
+	return &Process{main: true, stubs: stubs, done: make(chan struct{}), spec: spec,
+		cause: func() error { return context.Cause(ctx) }}
+}
+
+// watch ends the container when ctx ends.
+func (p *Process) watch(ctx context.Context) {
+	grace := p.spec.Grace
+	if grace == 0 {
+		grace = defaultGrace
+	}
+	p.unwatch = context.AfterFunc(ctx, func() { p.end(grace) })
 }
 
 // spawnInit clones stage init into the namespaces of spec.
@@ -269,7 +289,7 @@ func (p *Process) listen(control *os.File, listener func(*os.File, int, []*os.Fi
 		case packet.Terminal:
 			p.terminal = file
 		case packet.Ready:
-			if err := p.spec.Cgroup.settle(p.spec.reaps()); err != nil {
+			if err := p.spec.Cgroup.settle(besides(p.spec.Init, p.spec.Namespaces.ownPID())); err != nil {
 				return err
 			}
 			if _, err := control.Write([]byte{1}); err != nil {
@@ -291,7 +311,7 @@ func (p *Process) end(grace time.Duration) {
 	select {
 	case <-p.done:
 	case <-time.After(grace):
-		p.proc.Kill()
+		p.Kill()
 	}
 }
 
@@ -312,12 +332,16 @@ func (p *Process) Wait() (ExitStatus, error) {
 
 func (p *Process) wait() (ExitStatus, error) {
 	state, err := p.proc.Wait()
+	p.bury()
 	close(p.done)
 	if p.main {
 		p.sweep()
 		p.birth.close()
 	}
 	closeAll(p.owned)
+	if p.left != nil {
+		<-p.left
+	}
 	if p.stopListener != nil {
 		p.stopListener() // before the mount points are taken away, which it would keep busy
 	}
@@ -331,15 +355,33 @@ func (p *Process) wait() (ExitStatus, error) {
 	return ExitStatus{Code: ws.ExitStatus()}, nil
 }
 
+// bury ends pid 1, and with it whoever is left, where that is a reaper.
+func (p *Process) bury() {
+	if p.reaper != nil {
+		p.reaper.Kill()
+		p.reaper.Wait()
+	}
+}
+
 // Signal sends a signal to the container's command, through its init when it has one.
 func (p *Process) Signal(sig os.Signal) error { return p.proc.Signal(sig) }
 
 // Kill ends all processes of the container, though one without a pid namespace of its own only by
 // the time that Wait returns.
-func (p *Process) Kill() error { return p.proc.Kill() }
+func (p *Process) Kill() error {
+	if p.reaper != nil {
+		return p.reaper.Kill()
+	}
+	return p.proc.Kill()
+}
 
 // Pid is the container's pid 1, as stage inside sees it.
-func (p *Process) Pid() int { return p.proc.Pid }
+func (p *Process) Pid() int {
+	if p.reaper != nil {
+		return p.reaper.Pid
+	}
+	return p.proc.Pid
+}
 
 // Cgroup is the path of the container's cgroup, or "".
 func (p *Process) Cgroup() string {

@@ -19,23 +19,23 @@ func setSize(fd int, size Size) error {
 	return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: size.Rows, Col: size.Cols})
 }
 
-// openTerminal makes a pty, puts the slave on /dev/console, and returns the slave. The master goes
-// to Start.
-func openTerminal(root int, spec *Spec) (int, error) {
-	master, slave, err := newTerminal(root, spec)
+// openTerminal makes a pty and puts the slave on /dev/console.
+func openTerminal(root int, spec *Spec) (master, slave int, err error) {
+	master, slave, err = newTerminal(root, spec)
 	if err != nil {
-		return -1, err
+		return -1, -1, err
 	}
-	defer unix.Close(master)
 	dev, err := openIn(root, "/dev", unix.O_PATH|unix.O_DIRECTORY)
+	if err == nil {
+		err = coverFile(dev, "console", slave)
+		unix.Close(dev)
+	}
 	if err != nil {
-		return -1, err
+		unix.Close(master)
+		unix.Close(slave)
+		return -1, -1, err
 	}
-	defer unix.Close(dev)
-	if err := coverFile(dev, "console", slave); err != nil {
-		return -1, err
-	}
-	return slave, send(packet{Terminal: true}, master)
+	return master, slave, nil
 }
 
 // newTerminal makes a pty in the container's own devpts, so that ttyname and /dev/tty work there.

@@ -132,23 +132,32 @@ func send(p packet, fd int) error {
 
 // receive takes the next packet, and the descriptor that came with it; nil at the end of file.
 func receive(control *os.File) (*packet, *os.File, error) {
-	text, oob := make([]byte, maxPacket), make([]byte, unix.CmsgSpace(4))
-	n, oobn, _, _, err := unix.Recvmsg(int(control.Fd()), text, oob, unix.MSG_CMSG_CLOEXEC)
-	for err == unix.EINTR {
-		n, oobn, _, _, err = unix.Recvmsg(int(control.Fd()), text, oob, unix.MSG_CMSG_CLOEXEC)
-	}
+	text := make([]byte, maxPacket)
+	n, file, err := receiveBytes(control, text)
 	if err != nil || n == 0 {
 		return nil, nil, err
-	}
-	var file *os.File
-	if msgs, err := unix.ParseSocketControlMessage(oob[:oobn]); err == nil && len(msgs) == 1 {
-		if fds, err := unix.ParseUnixRights(&msgs[0]); err == nil && len(fds) == 1 {
-			file = os.NewFile(uintptr(fds[0]), "from init")
-		}
 	}
 	p := new(packet)
 	if err := json.Unmarshal(text[:n], p); err != nil {
 		return nil, nil, err
 	}
 	return p, file, nil
+}
+
+// receiveBytes takes the next packet as it is; 0 bytes at the end of file.
+func receiveBytes(control *os.File, text []byte) (n int, file *os.File, err error) {
+	oob := make([]byte, unix.CmsgSpace(4))
+	n, oobn, _, _, err := unix.Recvmsg(int(control.Fd()), text, oob, unix.MSG_CMSG_CLOEXEC)
+	for err == unix.EINTR {
+		n, oobn, _, _, err = unix.Recvmsg(int(control.Fd()), text, oob, unix.MSG_CMSG_CLOEXEC)
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	if msgs, err := unix.ParseSocketControlMessage(oob[:oobn]); err == nil && len(msgs) == 1 {
+		if fds, err := unix.ParseUnixRights(&msgs[0]); err == nil && len(fds) == 1 {
+			file = os.NewFile(uintptr(fds[0]), "from init")
+		}
+	}
+	return n, file, nil
 }

@@ -29,10 +29,7 @@ type Partial struct {
 	hash  hash.Hash
 	size  int64
 	found int64 // bytes of earlier transfers
-
-	// Changed under the store's arriving.mu: followers look at them, and at size.
 	done  bool
-	whole bool
 }
 
 // Resume opens what is there of d, or begins it. The caller ends it.
@@ -50,7 +47,6 @@ func (s *Store) Resume(ctx context.Context, d v1.Descriptor) (*Partial, error) {
 			return nil, err
 		}
 		p.file = p.temp.File
-		s.arriving.begin(p)
 		return p, nil
 	}
 	p.file = f
@@ -66,9 +62,7 @@ func (s *Store) Resume(ctx context.Context, d v1.Descriptor) (*Partial, error) {
 		f.Close()
 		return nil, fmt.Errorf("image store: %w", err)
 	}
-	if p.size, p.found = n, n; n == 0 {
-		s.arriving.begin(p)
-	}
+	p.size, p.found = n, n
 	return p, nil
 }
 
@@ -136,7 +130,7 @@ func (p *Partial) Resumed() bool { return p.found > 0 }
 func (p *Partial) Write(b []byte) (int, error) {
 	n, err := p.file.Write(b)
 	p.hash.Write(b[:n])
-	p.store.arriving.grow(p, n)
+	p.size += int64(n)
 	if err != nil {
 		p.drop()
 	}
@@ -151,9 +145,8 @@ func (p *Partial) Commit() error {
 		return err
 	}
 	if p.temp != nil {
-		err := p.store.promote(p.temp, p.blob.Digest)
-		p.store.arriving.end(p, err == nil)
-		return err
+		p.done = true
+		return p.store.promote(p.temp, p.blob.Digest)
 	}
 	to := p.store.path(blobPath(p.blob.Digest))
 	err := os.Rename(p.file.Name(), to)
@@ -165,7 +158,7 @@ func (p *Partial) Commit() error {
 	if err != nil {
 		return fmt.Errorf("image store: %w", err)
 	}
-	p.store.arriving.end(p, true)
+	p.done = true
 	return p.file.Close()
 }
 
@@ -178,7 +171,7 @@ func (p *Partial) Close() error {
 		p.drop()
 		return nil
 	}
-	p.store.arriving.end(p, false)
+	p.done = true
 	return p.file.Close()
 }
 
@@ -187,7 +180,7 @@ func (p *Partial) drop() {
 	if p.done {
 		return
 	}
-	p.store.arriving.end(p, false)
+	p.done = true
 	if p.temp != nil {
 		p.temp.discard()
 		return

@@ -137,8 +137,7 @@ type endpointDocument struct {
 	GlobalIPv6Address   string
 	GlobalIPv6PrefixLen int
 	MacAddress          string
-	Aliases             []string `json:",omitempty"`
-	Driver              string   `json:",omitempty"` // mk's own: the program that is the way out
+	Driver              string `json:",omitempty"` // mk's own: the program that is the way out
 }
 
 // describeNetwork tells how a container is connected at this moment.
@@ -147,9 +146,6 @@ func describeNetwork(v seen) networkDocument {
 	n := v.network
 	if n == nil {
 		d.Networks[v.words.Network] = endpointDocument{}
-		for _, m := range v.words.memberships() {
-			d.Networks[m.Network] = endpointDocument{Aliases: m.Aliases}
-		}
 		return d
 	}
 	for _, e := range v.words.Exposed {
@@ -172,20 +168,7 @@ func describeNetwork(v seen) networkDocument {
 		e.GlobalIPv6Address, e.GlobalIPv6PrefixLen = n.Addr6.Addr().String(), n.Addr6.Bits()
 	}
 	d.endpointDocument = e
-	if !isNamed(v.words.Network) {
-		d.Networks[v.words.Network] = e
-	}
-	for _, m := range v.words.memberships() {
-		p := n.Plugs[m.Network]
-		e := endpointDocument{MacAddress: p.MAC, Driver: n.Driver, Aliases: m.Aliases}
-		if p.Address.IsValid() {
-			e.IPAddress, e.IPPrefixLen = p.Address.Addr().String(), p.Address.Bits()
-		}
-		if p.Addr6.IsValid() {
-			e.GlobalIPv6Address, e.GlobalIPv6PrefixLen = p.Addr6.Addr().String(), p.Addr6.Bits()
-		}
-		d.Networks[m.Network] = e
-	}
+	d.Networks[v.words.Network] = e
 	return d
 }
 

@@ -168,9 +168,8 @@ func (l *limits) parse(over container.Limits) (_ container.Limits, err error) {
 	return out, err
 }
 
-// leastMemory is what init takes before it becomes the command, and some: with docker's 6 MiB it
-// was killed, 11 times in 12.
-const leastMemory = 8 << 20
+// leastMemory is docker's.
+const leastMemory = 6 << 20
 
 func size2(n int64) string { return units.BytesSize(float64(n)) }
 

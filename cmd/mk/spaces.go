@@ -99,9 +99,8 @@ func (w *words) namespaces() container.Namespaces {
 	}
 }
 
-// staysInit tells whether the container's init stays: with --init, and where there is no pid
-// namespace that ends with the command.
-func (w *words) staysInit() bool { return w.Init || w.PID != "private" && w.PID != "" }
+// ownPID tells whether the container has a pid namespace to itself.
+func (w *words) ownPID() bool { return w.PID == "private" || w.PID == "" }
 
 // takeUserns reads --userns as docker and podman have it: a container's, in place of a mode.
 func (a *app) takeUserns(w *words) error {

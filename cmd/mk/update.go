@@ -58,7 +58,7 @@ func updateContainer(c *container.Container, l *limits, restart string) error {
 			if err != nil {
 				return err
 			}
-			if err := container.Limit(st.Cgroup, w.Limits, w.staysInit()); err != nil {
+			if err := container.Limit(st.Cgroup, w.Limits, w.Init, w.ownPID()); err != nil {
 				return err
 			}
 		}
