@@ -29,6 +29,12 @@ const floorPull = `
 mkdir $BENCH/floor && curl -sf http://$1/v2/bench/blobs/$2 | tee $BENCH/floor/layer | sha256sum >$BENCH/floor/sum
 `
 
+// floorUnpack is the least that a pull can be that leaves the files: the same, inflated and unpacked meanwhile.
+const floorUnpack = `
+mkdir -p $BENCH/floor/tree && mkfifo $BENCH/floor/pipe && { pigz -dc <$BENCH/floor/pipe | tar -C $BENCH/floor/tree -xf - & } &&
+curl -sf http://$1/v2/bench/blobs/$2 | tee $BENCH/floor/layer $BENCH/floor/pipe | sha256sum >$BENCH/floor/sum && wait
+`
+
 // floorPush is the least that a push can be: the layer's bytes over HTTP, hashed before.
 const floorPush = `
 sha256sum $BENCH/layer >/dev/null
@@ -133,6 +139,30 @@ func (b *bench) pull(start func() (*distribution, error)) *work {
 	}}
 }
 
+// unpack brings the image into an empty store as a tree.
+func (b *bench) unpack(start func() (*distribution, error)) *work {
+	gone := func(name string) func(*distribution) error {
+		return func(*distribution) error { return remove(b.path(name)) }
+	}
+	w := &work{name: "pull and unpack it", mark: "≤ 1.30", contestants: []contestant{
+		turn("floor", start, gone("floor"), func(r *distribution) *exec.Cmd { return b.command("sh", "-c", floorUnpack, "sh", r.host, r.digest) }),
+		turn("mk", start, gone("unpacked"), func(r *distribution) *exec.Cmd {
+			cmd := b.command(b.mk, "create", r.host+"/bench", "true")
+			cmd.Env = append(cmd.Env, "MK_ROOT="+b.path("unpacked"))
+			return cmd
+		}),
+	}}
+	for _, p := range b.peers {
+		w.contestants = append(w.contestants, turn(p.name, start, func(r *distribution) error {
+			b.command(p.name, p.command("rmi", "-f", r.host+"/bench")...).Run() // the first time there is none
+			return nil
+		}, func(r *distribution) *exec.Cmd {
+			return b.command(p.name, p.command("pull", "-q", "--tls-verify=false", r.host+"/bench")...)
+		}))
+	}
+	return w
+}
+
 // onBase lays one file, another each time, on that image and pushes the result to another
 // repository, from a store that has nothing.
 func (b *bench) onBase(start func() (*distribution, error)) *work {
@@ -211,7 +241,7 @@ func (b *bench) registryWorks() []*work {
 	}
 	start := b.overRegistry()
 	pull, push := b.pull(start), b.push(start)
-	return []*work{pull, b.onBase(start), inMemory(b.pull(start), "peak memory of that pull"), push, inMemory(b.push(start), "peak memory of that push")}
+	return []*work{pull, b.unpack(start), b.onBase(start), inMemory(b.pull(start), "peak memory of that pull"), push, inMemory(b.push(start), "peak memory of that push")}
 }
 
 // inMemory makes a work's line about peak memory, which has no floor.

@@ -3,6 +3,7 @@ package builder
 import (
 	"context"
 	"fmt"
+	"io"
 	"runtime"
 	"sync"
 
@@ -102,13 +103,11 @@ func (b *Builder) unpack(ctx context.Context, img *image.Image, v *Vertex) (top 
 		b.Progress.Start(v)
 		defer func() { b.Progress.End(v, err) }()
 	}
-	arrival, stop := fetchAhead(ctx, layers[have:])
+	arrivals, stop := fetchAhead(ctx, layers[have:])
 	defer stop()
 	for i, l := range layers[have:] {
 		layer := func(*Vertex) (err error) {
-			if err = <-arrival[i]; err == nil {
-				top, err = b.unpackLayer(ctx, l, top)
-			}
+			top, err = b.unpackArriving(ctx, l, arrivals[i], top)
 			return err
 		}
 		title := "extracting " + l.Descriptor.Digest.String()
@@ -127,36 +126,53 @@ func (b *Builder) unpack(ctx context.Context, img *image.Image, v *Vertex) (top 
 // fetchesAtOnce is how many layers of an image come at once; registries slow down whoever asks for more.
 const fetchesAtOnce = 4
 
-// fetchAhead begins to bring layers into the image store, those on the bottom first, while others are
-// unpacked. Each channel says once how its layer's fetch ended. stop ends what is still under way.
-func fetchAhead(ctx context.Context, layers []image.Layer) (arrival []chan error, stop func()) {
+// fetchAhead begins to bring layers into the image store, those on the bottom first, while they
+// are unpacked. stop ends what is still under way.
+func fetchAhead(ctx context.Context, layers []image.Layer) (arrivals []*image.Arrival, stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
-	arrival = make([]chan error, len(layers))
-	waiting := make(chan int, len(layers))
-	for i := range layers {
-		arrival[i] = make(chan error, 1)
-		waiting <- i
+	waiting := make(chan *image.Arrival, len(layers))
+	for _, l := range layers {
+		arrivals = append(arrivals, l.Expect())
+		waiting <- arrivals[len(arrivals)-1]
 	}
 	close(waiting)
 	var workers sync.WaitGroup
 	for range min(fetchesAtOnce, len(layers)) {
 		workers.Go(func() {
-			for i := range waiting {
-				arrival[i] <- layers[i].Fetch(ctx)
+			for a := range waiting {
+				a.Fetch(ctx)
 			}
 		})
 	}
-	return arrival, func() {
+	return arrivals, func() {
 		cancel()
 		workers.Wait()
 	}
 }
 
-func (b *Builder) unpackLayer(ctx context.Context, l image.Layer, parent *snapshot.Snapshot) (*snapshot.Snapshot, error) {
-	if made, err := b.Trees.ByDiffID(l.DiffID); err == nil && made.Parent() == nil && parent != nil {
+// unpackArriving unpacks a layer while it comes. Until all of it is there and verified, what
+// comes of it is a draft.
+func (b *Builder) unpackArriving(ctx context.Context, l image.Layer, arrival *image.Arrival, parent *snapshot.Snapshot) (*snapshot.Snapshot, error) {
+	snap, err := b.unpackLayer(ctx, l.DiffID, arrival.Uncompressed, parent)
+	if err == nil {
+		return snap, nil
+	}
+	// Wrong bytes break the unpacking first, somehow: what the transfer has to say says more.
+	if err := arrival.Wait(ctx); err != nil {
+		return nil, err
+	}
+	if !arrival.Early() {
+		return nil, err
+	}
+	return b.unpackLayer(ctx, l.DiffID, l.Uncompressed, parent)
+}
+
+// unpackLayer unpacks what open gives, verified at its end, on a tree.
+func (b *Builder) unpackLayer(ctx context.Context, diffID digest.Digest, open func(context.Context) (io.ReadCloser, error), parent *snapshot.Snapshot) (*snapshot.Snapshot, error) {
+	if made, err := b.Trees.ByDiffID(diffID); err == nil && made.Parent() == nil && parent != nil {
 		return b.relay(ctx, made, parent)
 	}
-	tar, err := l.Uncompressed(ctx)
+	tar, err := open(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +185,7 @@ func (b *Builder) unpackLayer(ctx context.Context, l image.Layer, parent *snapsh
 	if err := draft.Apply(ctx, tar); err != nil {
 		return nil, err
 	}
-	draft.SetLayer(l.DiffID) // the reader has verified it
+	draft.SetLayer(diffID) // the reader has verified it
 	return draft.Commit()
 }
 

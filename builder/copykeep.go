@@ -4,6 +4,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -39,6 +40,7 @@ func (c *copyStep) keepUnchanged(draft *snapshot.Draft) (map[string]bool, error)
 	}
 	top := strings.Trim(path.Clean(c.dest()), "/")
 	wanted := unchangedFiles(sel, listing, top)
+	var mu sync.Mutex
 	kept := map[string]bool{}
 	err := draft.LinkFrom(last, func(at string, st *unix.Stat_t) bool {
 		e, selected := wanted[at]
@@ -52,8 +54,11 @@ func (c *copyStep) keepUnchanged(draft *snapshot.Draft) (map[string]bool, error)
 		m := k.meta(e)
 		// --chown names its owner in the step's text, which is the same: an owner that is
 		// somebody's of this tree's passwd is known only when that is mounted.
-		kept[at] = st.Mode == m.mode && st.Size == e.st.size && st.Mtim.Nano() == m.mtime
-		return kept[at]
+		same := st.Mode == m.mode && st.Size == e.st.size && st.Mtim.Nano() == m.mtime
+		mu.Lock()
+		defer mu.Unlock()
+		kept[at] = same
+		return same
 	})
 	return kept, err
 }

@@ -43,6 +43,10 @@ type Run struct {
 	After func()
 	// Last is called when no Start will follow, with the lock held: what --rm removes.
 	Last func() error
+	// Bridge gives a copy of the network with a name that the container is on, running or between two
+	// runs. Rewire connects it with another, or disconnects it: r.Op says which, r.Words the rest.
+	Bridge func(name string) (*os.File, error)
+	Rewire func(r Request, files []*os.File) error
 	// Ready is called once the container runs and is written down.
 	Ready func(notices []string)
 
@@ -305,7 +309,9 @@ func (h *Holder) answer(k *Conn) {
 	case "exec":
 		h.exec(k, r, files, refuse)
 	default:
-		reply, passed, err := h.do(r)
+		reply, passed, err := h.do(r, files)
+		closeAll(files)
+		files = nil
 		if err != nil {
 			refuse(err)
 			return
@@ -318,7 +324,7 @@ func (h *Holder) answer(k *Conn) {
 }
 
 // do is what has one answer.
-func (h *Holder) do(r Request) (Reply, []*os.File, error) {
+func (h *Holder) do(r Request, given []*os.File) (Reply, []*os.File, error) {
 	done := Reply{Done: true}
 	switch r.Op {
 	case "signal":
@@ -351,16 +357,41 @@ func (h *Holder) do(r Request) (Reply, []*os.File, error) {
 		}
 		return done, []*os.File{root}, nil
 	case "share":
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		if h.proc == nil {
-			return done, nil, ErrNotRunning
-		}
-		files, err := h.proc.Share(r.Streams)
+		files, err := h.share(r.Streams)
 		done.Streams = r.Streams
 		return done, files, err
+	case "connect", "disconnect":
+		return done, nil, h.run.Rewire(r, given)
 	}
 	return done, nil, fmt.Errorf("the holder does not know %q", r.Op)
+}
+
+// share gives copies of what is wanted: a user namespace and bridges also between two runs.
+func (h *Holder) share(wants []string) (files []*os.File, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, want := range wants {
+		var more []*os.File
+		if name, is := strings.CutPrefix(want, "bridge:"); is {
+			var f *os.File
+			f, err = h.run.Bridge(name)
+			more = []*os.File{f}
+		} else if want == "user" { // that owns all of them
+			var f *os.File
+			f, err = os.Open("/proc/self/ns/user")
+			more = []*os.File{f}
+		} else if h.proc != nil {
+			more, err = h.proc.Share([]string{want})
+		} else {
+			err = ErrNotRunning
+		}
+		if err != nil {
+			closeAll(files)
+			return nil, err
+		}
+		files = append(files, more...)
+	}
+	return files, nil
 }
 
 func (h *Holder) noRestart() {

@@ -19,7 +19,8 @@ import (
 //	exec    ← started, with a descriptor when a terminal was asked for; then ended
 //	wait    ← ended
 //	signal, stop, root  ← done
-//	share               ← done, with the descriptors that were asked for: see Process.Share
+//	share               ← done, with the descriptors that were asked for: "user", "bridge:NETWORK", and those of Process.Share
+//	connect, disconnect ← done; a bridge may come with connect: see Run.Rewire
 //
 // Who starts a holder may send it "given", with what its neighbours share, before its first reply.
 //
@@ -30,12 +31,13 @@ import (
 // Request is what a holder is asked for.
 type Request struct {
 	Op      string
-	Signal  int      `json:",omitempty"` // signal
-	Seconds int      `json:",omitempty"` // stop: before SIGKILL; -1: never
-	Stdin   bool     `json:",omitempty"` // attach: wants to write, too
-	Size    *Size    `json:",omitempty"` // resize
-	Exec    *Exec    `json:",omitempty"` // comes with three descriptors, or none for -d
-	Streams []string `json:",omitempty"` // share: what is wanted; exec, given: which descriptors came
+	Signal  int             `json:",omitempty"` // signal
+	Seconds int             `json:",omitempty"` // stop: before SIGKILL; -1: never
+	Stdin   bool            `json:",omitempty"` // attach: wants to write, too
+	Size    *Size           `json:",omitempty"` // resize
+	Exec    *Exec           `json:",omitempty"` // comes with three descriptors, or none for -d
+	Words   json.RawMessage `json:",omitempty"` // connect, disconnect
+	Streams []string        `json:",omitempty"` // share: what is wanted; exec, given: which descriptors came
 }
 
 // Reply is what it says. Err is for ever the last.
@@ -205,13 +207,13 @@ func (k *Conn) Next() (Reply, []*os.File, error) {
 }
 
 // Ask asks a container's holder for something that is done at once.
-func (c *Container) Ask(r Request) (Reply, []*os.File, error) {
+func (c *Container) Ask(r Request, with ...*os.File) (Reply, []*os.File, error) {
 	k, err := c.Dial()
 	if err != nil {
 		return Reply{}, nil, err
 	}
 	defer k.Close()
-	reply, files, err := k.Ask(r)
+	reply, files, err := k.Ask(r, with...)
 	if err != nil && strings.HasPrefix(err.Error(), ErrNotRunning.Error()) {
 		err = fmt.Errorf("%s: %w", c.Name, ErrNotRunning)
 	}

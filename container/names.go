@@ -19,16 +19,17 @@ import (
 // on a network serves the same at the bridge's address, of the same truth, the store: the kernel
 // gives a question to any of them (SO_REUSEPORT), so that none is the one that must not end.
 type Names struct {
-	Lookup  func(name string) (addrs []netip.Addr, known bool) // of a name in lower case
-	Servers func() []string                                    // who is asked for other names, in the machine's network; none: nobody
+	// Lookup finds a name, in lower case, for the container that has an address. It gives the name's
+	// addresses or, where it is not known, who is to be asked in the machine's network.
+	Lookup func(from netip.Addr, name string) (addrs []netip.Addr, known bool, servers []string)
 }
 
 // namesAtOnce bounds the questions that one holder works on.
 const namesAtOnce = 64
 
-// Serve answers at port 53 of a bridge, for as long as this process lives.
-func (d *Names) Serve(bridge *Network) error {
-	at := net.JoinHostPort(bridge.Address.Addr().String(), "53")
+// Serve answers at port 53 of an address of a bridge, until stop.
+func (d *Names) Serve(bridge *Network, gateway netip.Addr) (stop func(), err error) {
+	at := net.JoinHostPort(gateway.String(), "53")
 	listen := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
 		if cerr := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) }); cerr != nil {
 			return cerr
@@ -37,14 +38,16 @@ func (d *Names) Serve(bridge *Network) error {
 	}}
 	var udp net.PacketConn
 	var tcp net.Listener
-	err := bridge.within(func() (err error) {
+	err = bridge.within(func() (err error) {
 		if udp, err = listen.ListenPacket(context.Background(), "udp4", at); err == nil {
-			tcp, err = listen.Listen(context.Background(), "tcp4", at)
+			if tcp, err = listen.Listen(context.Background(), "tcp4", at); err != nil {
+				udp.Close()
+			}
 		}
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("serve names: %w", err)
+		return nil, fmt.Errorf("serve names: %w", err)
 	}
 	tokens := make(chan struct{}, namesAtOnce)
 	go func() {
@@ -57,7 +60,7 @@ func (d *Names) Serve(bridge *Network) error {
 			tokens <- struct{}{}
 			go func() {
 				defer func() { <-tokens }()
-				if answer := d.answer("udp", question[:n]); answer != nil {
+				if answer := d.answer("udp", asker(from), question[:n]); answer != nil {
 					udp.WriteTo(answer, from)
 				}
 			}()
@@ -75,14 +78,25 @@ func (d *Names) Serve(bridge *Network) error {
 				defer c.Close()
 				c.SetDeadline(time.Now().Add(10 * time.Second))
 				if question, err := readFramed(c); err == nil {
-					if answer := d.answer("tcp", question); answer != nil {
+					if answer := d.answer("tcp", asker(c.RemoteAddr()), question); answer != nil {
 						writeFramed(c, answer)
 					}
 				}
 			}()
 		}
 	}()
-	return nil
+	return func() {
+		udp.Close()
+		tcp.Close()
+	}, nil
+}
+
+func asker(a net.Addr) netip.Addr {
+	at, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return netip.Addr{}
+	}
+	return at.Addr()
 }
 
 // Messages over TCP have their length before them.
@@ -102,7 +116,7 @@ func writeFramed(w io.Writer, m []byte) error {
 }
 
 // answer answers one message; nil to what is none.
-func (d *Names) answer(network string, raw []byte) []byte {
+func (d *Names) answer(network string, from netip.Addr, raw []byte) []byte {
 	var p dnsmessage.Parser
 	header, err := p.Start(raw)
 	if err != nil || header.Response {
@@ -113,9 +127,9 @@ func (d *Names) answer(network string, raw []byte) []byte {
 		return nil
 	}
 	name := strings.ToLower(strings.TrimSuffix(q.Name.String(), "."))
-	addrs, known := d.Lookup(name)
+	addrs, known, servers := d.Lookup(from, name)
 	if !known {
-		for _, server := range d.Servers() {
+		for _, server := range servers {
 			if answer, err := forward(network, server, raw); err == nil {
 				return answer
 			}
@@ -126,18 +140,22 @@ func (d *Names) answer(network string, raw []byte) []byte {
 		Questions: []dnsmessage.Question{q},
 	}
 	switch {
-	case !known && len(d.Servers()) > 0:
+	case !known && len(servers) > 0:
 		reply.RCode = dnsmessage.RCodeServerFailure // none of them answered
 	case !known:
 		reply.RCode = dnsmessage.RCodeNameError
 	}
 	for _, a := range addrs {
-		if q.Type == dnsmessage.TypeA && a.Is4() {
-			reply.Answers = append(reply.Answers, dnsmessage.Resource{
-				Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: dnsmessage.ClassINET, TTL: 1},
-				Body:   &dnsmessage.AResource{A: a.As4()},
-			})
+		r := dnsmessage.Resource{Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: dnsmessage.ClassINET, TTL: 1}}
+		switch {
+		case q.Type == dnsmessage.TypeA && a.Is4():
+			r.Body = &dnsmessage.AResource{A: a.As4()}
+		case q.Type == dnsmessage.TypeAAAA && a.Is6():
+			r.Body = &dnsmessage.AAAAResource{AAAA: a.As16()}
+		default:
+			continue
 		}
+		reply.Answers = append(reply.Answers, r)
 	}
 	out, err := reply.Pack()
 	if err != nil {

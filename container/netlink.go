@@ -125,6 +125,16 @@ func (l netlink) address(index int, a netip.Prefix) error {
 	return nil
 }
 
+// addresses gives an interface several.
+func (l netlink) addresses(index int, all []netip.Prefix) error {
+	for _, a := range all {
+		if err := l.address(index, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // defaultRoute sends what has no other way to a gateway.
 func (l netlink) defaultRoute(index int, gateway netip.Addr) error {
 	b := make([]byte, unix.SizeofRtMsg)

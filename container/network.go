@@ -19,7 +19,7 @@ import (
 //
 //	n, err := container.NewNetwork()      // lo, and nothing else
 //	err = n.Connect(ctx)                  // a way out, by pasta or slirp4netns
-//	err = n.Plug(bridge, id, address)     // a way to other containers
+//	err = n.Plug(bridge, id, plug)        // a way to other containers
 //	err = n.Alone()                       // or neither, and no more than an address
 //	ports, err = n.Publish(dir, ports)    // ways in, from ports of the machine
 //	spec.Network = n
@@ -42,8 +42,9 @@ type Network struct {
 	Driver  string       // "pasta", "slirp4netns" or ""
 	MAC     string       // of the interface at a bridge; "": there is none
 
-	bridge *Network // that it is plugged into; not its own
-	stops  []func() // what Close does, last first
+	plugs []*Plug
+	stops []func() // what Close does, last first
+	leave func()   // ends the way out; nil: there is none
 }
 
 // The addresses of a container's way out. They are those of slirp4netns; each container has them to
@@ -106,6 +107,9 @@ func (n *Network) enter(join func() error) error {
 
 // Close ends what goes on for the network.
 func (n *Network) Close() error {
+	if n.leave != nil {
+		n.leave()
+	}
 	for len(n.stops) > 0 {
 		last := len(n.stops) - 1
 		n.stops[last]()
@@ -161,6 +165,8 @@ type NetworkStatus struct {
 	MAC     string `json:",omitempty"`
 	Driver  string `json:",omitempty"` // of the way out; "": there is none
 	Ports   []Port `json:",omitempty"` // as they were taken
+
+	Plugs map[string]Plug `json:",omitempty"` // by the names of networks
 }
 
 // Status describes the network.

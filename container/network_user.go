@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
@@ -206,7 +207,7 @@ func (n *Network) attach(ctx context.Context, d userDriver) error {
 	if !n.Address.IsValid() {
 		n.Address, n.DNS = ownAddress, wayOutDNS
 	}
-	if d.ipv6 {
+	if d.ipv6 && !n.Addr6.IsValid() {
 		n.Addr6 = own6
 	}
 	quit, over := make(chan struct{}), make(chan struct{})
@@ -214,11 +215,28 @@ func (n *Network) attach(ctx context.Context, d userDriver) error {
 		defer close(over)
 		n.keepDriver(d, program, quit)
 	}()
-	n.stops = append(n.stops, func() {
+	n.leave = func() {
 		close(quit)
 		<-over
-	})
+	}
 	return nil
+}
+
+// Disconnect takes the way out away.
+func (n *Network) Disconnect() error {
+	if n.leave == nil {
+		return nil
+	}
+	n.leave()
+	n.leave = nil
+	n.Driver, n.Gateway = "", netip.Addr{}
+	if n.Address == ownAddress {
+		n.Address, n.DNS = netip.Prefix{}, netip.Addr{}
+	}
+	if n.Addr6 == ownAddress6 || n.Addr6 == slirpOwn6 {
+		n.Addr6 = netip.Prefix{}
+	}
+	return n.configure(func(l netlink) error { return l.remove(tapName) })
 }
 
 // keepDriver watches a program, and starts it again when it ends, less and less often.

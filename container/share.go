@@ -9,10 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Share gives copies of what another holder needs to have things in common with this container, by
-// these names: "user", the user namespace that owns all of them; "net" and "bridge" of its
-// Spec.Network; "pid", "ipc", "uts", "cgroup", its namespaces; and "shm", its /dev/shm, detached. The
-// caller closes them.
+// Share gives copies of what another holder, in the same user namespace, needs to have things in
+// common with this container: "net", its Spec.Network; "pid", "ipc", "uts" and "cgroup", its
+// namespaces; and "shm", its /dev/shm, detached. The caller closes them.
 func (p *Process) Share(names []string) (files []*os.File, err error) {
 	defer func() {
 		if err != nil {
@@ -20,14 +19,11 @@ func (p *Process) Share(names []string) (files []*os.File, err error) {
 			files = nil
 		}
 	}()
-	ns := &p.spec.Namespaces
 	for _, name := range names {
 		var f *os.File
-		switch {
-		case name == "user":
-			f, err = os.Open("/proc/self/ns/user")
-		case name == "net" || name == "bridge":
-			f, err = p.spec.Network.share(name)
+		switch ns := &p.spec.Namespaces; {
+		case name == "net":
+			f, err = p.spec.Network.share()
 		case name == "pid" && ns.HostPID, name == "ipc" && ns.HostIPC, name == "uts" && ns.HostUTS, name == "cgroup" && !ns.Cgroup:
 			err = fmt.Errorf("it has the machine's %s namespace: share that, by host", name)
 		case name == "shm":
@@ -83,21 +79,14 @@ func (p *Process) shm() (*os.File, error) {
 
 var errHostNetwork = errors.New("it has the machine's network")
 
-// share gives a copy of the network's namespace or, if it is plugged into one, of the bridge's.
-func (n *Network) share(name string) (*os.File, error) {
+// share gives a copy of the network's namespace.
+func (n *Network) share() (*os.File, error) {
 	if n == nil {
 		return nil, errHostNetwork
 	}
-	f := n.file
-	if name == "bridge" {
-		if n.bridge == nil {
-			return nil, errors.New("it is on no network with a name")
-		}
-		f = n.bridge.file
-	}
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	fd, err := unix.FcntlInt(n.file.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		return nil, err
 	}
-	return os.NewFile(uintptr(fd), name), nil
+	return os.NewFile(uintptr(fd), "network namespace"), nil
 }

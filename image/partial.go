@@ -29,7 +29,10 @@ type Partial struct {
 	hash  hash.Hash
 	size  int64
 	found int64 // bytes of earlier transfers
+
+	// Changed under the store's arriving.mu: followers look at them, and at size.
 	done  bool
+	whole bool
 }
 
 // Resume opens what is there of d, or begins it. The caller ends it.
@@ -47,6 +50,7 @@ func (s *Store) Resume(ctx context.Context, d v1.Descriptor) (*Partial, error) {
 			return nil, err
 		}
 		p.file = p.temp.File
+		s.arriving.begin(p)
 		return p, nil
 	}
 	p.file = f
@@ -62,7 +66,9 @@ func (s *Store) Resume(ctx context.Context, d v1.Descriptor) (*Partial, error) {
 		f.Close()
 		return nil, fmt.Errorf("image store: %w", err)
 	}
-	p.size, p.found = n, n
+	if p.size, p.found = n, n; n == 0 {
+		s.arriving.begin(p)
+	}
 	return p, nil
 }
 
@@ -130,7 +136,7 @@ func (p *Partial) Resumed() bool { return p.found > 0 }
 func (p *Partial) Write(b []byte) (int, error) {
 	n, err := p.file.Write(b)
 	p.hash.Write(b[:n])
-	p.size += int64(n)
+	p.store.arriving.grow(p, n)
 	if err != nil {
 		p.drop()
 	}
@@ -145,8 +151,9 @@ func (p *Partial) Commit() error {
 		return err
 	}
 	if p.temp != nil {
-		p.done = true
-		return p.store.promote(p.temp, p.blob.Digest)
+		err := p.store.promote(p.temp, p.blob.Digest)
+		p.store.arriving.end(p, err == nil)
+		return err
 	}
 	to := p.store.path(blobPath(p.blob.Digest))
 	err := os.Rename(p.file.Name(), to)
@@ -158,7 +165,7 @@ func (p *Partial) Commit() error {
 	if err != nil {
 		return fmt.Errorf("image store: %w", err)
 	}
-	p.done = true
+	p.store.arriving.end(p, true)
 	return p.file.Close()
 }
 
@@ -171,7 +178,7 @@ func (p *Partial) Close() error {
 		p.drop()
 		return nil
 	}
-	p.done = true
+	p.store.arriving.end(p, false)
 	return p.file.Close()
 }
 
@@ -180,7 +187,7 @@ func (p *Partial) drop() {
 	if p.done {
 		return
 	}
-	p.done = true
+	p.store.arriving.end(p, false)
 	if p.temp != nil {
 		p.temp.discard()
 		return

@@ -25,6 +25,8 @@ type Store struct {
 	mu      sync.Mutex
 	layers  Layers
 	fetcher Fetcher
+
+	arriving arriving
 }
 
 // Layers makes layers again that have no blob: those built here live as trees.
@@ -62,6 +64,7 @@ const layoutFile = `{"imageLayoutVersion":"1.0.0"}`
 // readable by its owner only.
 func Open(dir string) (*Store, error) {
 	s := &Store{dir: dir}
+	s.arriving.news.L = &s.arriving.mu
 	raw, err := os.ReadFile(s.path("oci-layout"))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

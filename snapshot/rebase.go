@@ -2,7 +2,6 @@ package snapshot
 
 import (
 	"fmt"
-	"io/fs"
 	"os"
 
 	"github.com/opencontainers/go-digest"
@@ -62,80 +61,11 @@ func (s *Store) rebase(layer, parent *Snapshot) (*Snapshot, error) {
 		return nil, &os.PathError{Op: "open", Path: d.Upper(), Err: err}
 	}
 	defer unix.Close(to)
-	if err := linkTree(from, to, "", nil); err != nil {
+	if err := newLinker(nil).tree(from, to, ""); err != nil {
 		return nil, err
 	}
 	d.alone = layer
 	return d.Commit()
-}
-
-// linkTree makes what is in the directory from, called prefix, also in to: all of it, or
-// what keep wants, which is not asked about what is in a directory that it does not want.
-// Overlay's marks stay behind: in a tree without a parent they hide nothing, in
-// the new one they would.
-func linkTree(from, to int, prefix string, keep keeper) error {
-	names, err := readNames(from)
-	if err != nil {
-		return &fs.PathError{Op: "read directory", Path: prefix, Err: err}
-	}
-	for _, name := range names {
-		st, err := statAt(from, name)
-		switch {
-		case err != nil:
-		case isWhiteout(&st):
-		case keep != nil && !keep(prefix+name, &st):
-		case isDir(&st):
-			err = linkDir(from, to, name, prefix+name, &st, keep)
-		default:
-			err = unix.Linkat(from, name, to, name, 0)
-		}
-		if err != nil {
-			return &fs.PathError{Op: "link", Path: prefix + name, Err: err}
-		}
-	}
-	return nil
-}
-
-// linkDir makes the directory name of from in to: owner, attributes and mode, what
-// is in it, and last its time.
-func linkDir(from, to int, name, p string, st *unix.Stat_t, keep keeper) error {
-	src, err := openAt(from, name, oDir, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(src)
-	if err := unix.Mkdirat(to, name, 0o700); err != nil {
-		return err
-	}
-	dst, err := openAt(to, name, oDir, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(dst)
-	if err := unix.Fchown(dst, int(st.Uid), int(st.Gid)); err != nil {
-		return err
-	}
-	attrs, err := attrsAt(-1, "", src)
-	if err != nil {
-		return err
-	}
-	for _, a := range attrs {
-		if err := unix.Fsetxattr(dst, a.name, []byte(a.value), 0); err != nil {
-			return fmt.Errorf("set %s: %w", a.name, err)
-		}
-	}
-	if o, ok := ReadMark(procName(from, name), true); ok {
-		if err := WriteMark(procName(to, name), true, o); err != nil {
-			return fmt.Errorf("mark: %w", err)
-		}
-	}
-	if err := linkTree(src, dst, p+"/", keep); err != nil {
-		return err
-	}
-	if err := unix.Fchmod(dst, st.Mode&0o7777); err != nil {
-		return err
-	}
-	return setTime(to, name, st.Mtim)
 }
 
 // contentOfRebased is the Content of a layer, known without a parent, on one.

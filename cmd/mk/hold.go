@@ -60,7 +60,7 @@ func (a *app) hold(h holding) error {
 				if err := json.Unmarshal(now.Words, &said); err != nil {
 					return nil, err
 				}
-				w.Limits = said.Limits
+				w.Limits, w.networking = said.Limits, said.networking
 			}
 			p, stop, err = s.start(ctx, c, &w, layer, at, stdio)
 			return p, err
@@ -72,6 +72,8 @@ func (a *app) hold(h holding) error {
 			}
 			return s.removeContainer(c, layer, &w)
 		},
+		Bridge: at.bridge,
+		Rewire: func(r container.Request, files []*os.File) error { return s.rewire(c, at, r, files) },
 		Ready: func(notices []string) {
 			ready = true
 			for _, n := range notices {

@@ -137,7 +137,8 @@ type endpointDocument struct {
 	GlobalIPv6Address   string
 	GlobalIPv6PrefixLen int
 	MacAddress          string
-	Driver              string `json:",omitempty"` // mk's own: the program that is the way out
+	Aliases             []string `json:",omitempty"`
+	Driver              string   `json:",omitempty"` // mk's own: the program that is the way out
 }
 
 // describeNetwork tells how a container is connected at this moment.
@@ -146,6 +147,9 @@ func describeNetwork(v seen) networkDocument {
 	n := v.network
 	if n == nil {
 		d.Networks[v.words.Network] = endpointDocument{}
+		for _, m := range v.words.memberships() {
+			d.Networks[m.Network] = endpointDocument{Aliases: m.Aliases}
+		}
 		return d
 	}
 	for _, e := range v.words.Exposed {
@@ -168,7 +172,20 @@ func describeNetwork(v seen) networkDocument {
 		e.GlobalIPv6Address, e.GlobalIPv6PrefixLen = n.Addr6.Addr().String(), n.Addr6.Bits()
 	}
 	d.endpointDocument = e
-	d.Networks[v.words.Network] = e
+	if !isNamed(v.words.Network) {
+		d.Networks[v.words.Network] = e
+	}
+	for _, m := range v.words.memberships() {
+		p := n.Plugs[m.Network]
+		e := endpointDocument{MacAddress: p.MAC, Driver: n.Driver, Aliases: m.Aliases}
+		if p.Address.IsValid() {
+			e.IPAddress, e.IPPrefixLen = p.Address.Addr().String(), p.Address.Bits()
+		}
+		if p.Addr6.IsValid() {
+			e.GlobalIPv6Address, e.GlobalIPv6PrefixLen = p.Addr6.Addr().String(), p.Addr6.Bits()
+		}
+		d.Networks[m.Network] = e
+	}
 	return d
 }
 

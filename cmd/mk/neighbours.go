@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -62,11 +63,12 @@ func (w *words) sharings() (all []sharing) {
 }
 
 // hasNeighbours tells whether the container may share something with others.
-func (w *words) hasNeighbours() bool { return isNamed(w.Network) || len(w.sharings()) > 0 }
+func (w *words) hasNeighbours() bool { return len(w.memberships()) > 0 || len(w.sharings()) > 0 }
 
-// findNeighbours asks those that a container shares something with. For a network with a name it
-// keeps others from starting there, until close.
-func (w *words) findNeighbours() (_ *neighbours, err error) {
+// findNeighbours asks those that a container shares something with. For networks with names it keeps
+// others from starting there, until close; and so that every container on one of them can come to
+// another, all of a mode are in one user namespace.
+func (w *words) findNeighbours(mode userns.Mode) (_ *neighbours, err error) {
 	n := &neighbours{}
 	defer func() {
 		if err != nil {
@@ -82,35 +84,49 @@ func (w *words) findNeighbours() (_ *neighbours, err error) {
 			return n, fmt.Errorf("%s %s: %w", s.flag, s.word, err)
 		}
 	}
-	if !isNamed(w.Network) {
+	wanted := w.memberships()
+	if len(wanted) == 0 {
 		return n, nil
 	}
 	s, err := openNetworks()
 	if err == nil {
-		n.unlock, err = s.lock(w.Network)
+		n.unlock, err = s.lock()
 	}
-	if err == nil {
-		_, err = s.find(w.Network)
-	}
-	if err != nil {
-		return n, fmt.Errorf("--network %w", err)
-	}
-	running, err := s.on(w.Network)
 	if err != nil {
 		return n, err
 	}
-	for _, v := range running {
-		err := n.ask(v.Container, "bridge")
-		if err == nil {
-			break
+	all, err := s.members()
+	if err != nil {
+		return n, err
+	}
+	for _, m := range wanted {
+		if _, err := s.find(m.Network); err != nil {
+			return n, fmt.Errorf("--network %w", err)
 		}
-		if n.user != nil {
-			return n, fmt.Errorf("--network %s: %w", w.Network, err)
+		for _, v := range all {
+			if !v.isOn(m.Network) {
+				continue
+			}
+			err := n.ask(v.Container, "bridge:"+m.Network)
+			if err == nil {
+				break
+			}
+			if errors.Is(err, errStrangers) {
+				return n, fmt.Errorf("--network %s: %w", m.Network, err)
+			}
+			// Else it is just ending.
 		}
-		// Else it is just ending.
+	}
+	for _, v := range all {
+		if n.user == nil && v.Mode == string(mode) {
+			n.ask(v.Container)
+		}
 	}
 	return n, nil
 }
+
+// errStrangers: the kernel lets nobody share with both.
+var errStrangers = errors.New("not in one user namespace, and the kernel lets nobody share with both: start one of them with --userns container:NAME of the other")
 
 // ask has a container's holder send its user namespace and what else is wanted of it.
 func (n *neighbours) ask(c *container.Container, wants ...string) error {
@@ -138,7 +154,7 @@ func (n *neighbours) ask(c *container.Container, wants ...string) error {
 		return err
 	}
 	if a.Ino != b.Ino || a.Dev != b.Dev {
-		return fmt.Errorf("%s and %s are not in one user namespace, and the kernel lets nobody share with both: start one of them with --userns container:NAME of the other", n.whose, c.Name)
+		return fmt.Errorf("%s and %s are %w", n.whose, c.Name, errStrangers)
 	}
 	return nil
 }

@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"mk/container"
-	"mk/userns"
 )
 
 // The networks that have a name of their own.
@@ -44,22 +43,26 @@ type networking struct {
 	DNS        []string
 	DNSSearch  []string
 	DNSOptions []string
-	Aliases    []string
-	IP         string
+	Aliases    []string     // on Network, where that has a name
+	IP, IP6    string       // there
+	MAC        string       // there
+	Joined     []membership `json:",omitempty"` // further networks with names
 
 	publish []string
 	expose  []string
 }
 
 func (w *networking) define(fl *pflag.FlagSet) {
-	fl.StringVar(&w.Network, "network", "", "host, none, private, container:NAME, or the name of one that mk network made (default: host; with --publish, private)")
-	fl.StringVar(&w.Network, "net", "", "")
+	fl.Var(networkFlag{w}, "network", "host, none, private, container:NAME, or the name of one that mk network made, or of several (default: host; with --publish, private)")
+	fl.Var(networkFlag{w}, "net", "")
 	fl.MarkHidden("net")
 	fl.VarP((*list)(&w.publish), "publish", "p", "port of the machine that leads to one of the container, as [IP:]PORT:CONTAINER[/udp]")
 	fl.BoolVarP(&w.PublishAll, "publish-all", "P", false, "publish all ports that the image exposes, on free ones")
 	fl.Var((*list)(&w.expose), "expose", "port that --publish-all publishes, too")
 	fl.Var((*list)(&w.Aliases), "network-alias", "another name on the network")
 	fl.StringVar(&w.IP, "ip", "", "address on the network")
+	fl.StringVar(&w.IP6, "ip6", "", "IPv6 address on the network")
+	fl.StringVar(&w.MAC, "mac-address", "", "MAC address on the network")
 	fl.Var((*list)(&w.DNS), "dns", "address of a name server")
 	fl.Var((*list)(&w.DNSSearch), "dns-search", "domain in which names are looked up")
 	fl.Var((*list)(&w.DNSOptions), "dns-option", "option of resolv.conf")
@@ -111,8 +114,24 @@ func (w *networking) settle() error {
 			return fmt.Errorf("--publish and --network %s: publish them with that container", w.Network)
 		}
 	}
-	if (len(w.Aliases) > 0 || w.IP != "") && !isNamed(w.Network) {
-		return errors.New("--network-alias and --ip: they are of a network with a name: see mk network create")
+	if (len(w.Aliases) > 0 || w.IP+w.IP6+w.MAC != "") && !isNamed(w.Network) {
+		return errors.New("--network-alias, --ip, --ip6 and --mac-address: they are of a network with a name: see mk network create")
+	}
+	if len(w.Joined) > 0 && !isNamed(w.Network) && w.Network != networkPrivate {
+		return fmt.Errorf("--network %s and --network %s: only networks with names, and private, go together", w.Network, w.Joined[0].Network)
+	}
+	for i, m := range w.memberships() {
+		if m.MAC != "" {
+			if a, err := net.ParseMAC(m.MAC); err != nil || len(a) != 6 || a[0]&1 != 0 {
+				return fmt.Errorf("--mac-address %s: want one as 02:42:0a:59:00:05", m.MAC)
+			}
+		}
+		if slices.ContainsFunc(w.memberships()[:i], func(o membership) bool { return o.Network == m.Network }) {
+			return fmt.Errorf("--network %s: it is there twice", m.Network)
+		}
+		if err := checkNetworkName(m.Network); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -142,13 +161,6 @@ func (w *networking) wanted() ([]container.Port, error) {
 	return ports, nil
 }
 
-// socket is where a holder's runs plug in: what all of them have of a network that is shared.
-type socket struct {
-	given   map[string]*os.File // of neighbours
-	bridge  *container.Network  // of the named network; made or joined by the first run
-	address netip.Prefix        // there
-}
-
 // openNetwork makes the network of a run and writes down what it is; nil for the machine's own.
 // stop takes all of it away again.
 func (s *store) openNetwork(ctx context.Context, c *container.Container, w *words, at *socket) (_ *container.Network, stop func(), err error) {
@@ -174,30 +186,41 @@ func (s *store) openNetwork(ctx context.Context, c *container.Container, w *word
 	if err != nil {
 		return nil, stop, err
 	}
-	stop = func() {
-		n.Close()
-		c.SetNetwork(nil)
+	at.mu.Lock()
+	defer at.mu.Unlock()
+	if len(at.plugged) == 0 {
+		c.SetNetwork(nil) // that a killed holder left
 	}
-	outside := w.Network == networkPrivate
-	if isNamed(w.Network) {
-		networks := &networks{filepath.Join(s.root, "networks"), s.containers}
-		record, err := networks.find(w.Network)
+	at.network = n
+	stop = func() {
+		at.mu.Lock()
+		defer at.mu.Unlock()
+		at.network = nil
+		n.Close()
+		if len(at.plugged) == 0 {
+			c.SetNetwork(nil)
+		} // else its addresses are its own until the holder ends
+	}
+	networks := &networks{filepath.Join(s.root, "networks"), s.containers}
+	for _, m := range w.memberships() {
+		record, err := networks.find(m.Network)
+		if err == nil {
+			err = networks.plugIn(n, c, m, record, at, at.given["bridge:"+m.Network])
+		}
 		if err != nil {
-			return nil, stop, err
+			return nil, stop, fmt.Errorf("network %s: %w", m.Network, err)
 		}
-		if err := networks.plugIn(n, c, w, record, at); err != nil {
-			return nil, stop, fmt.Errorf("network %s: %w", w.Network, err)
-		}
-		outside = !record.Internal
+	}
+	if err := at.settleNames(networks, w); err != nil {
+		return nil, stop, err
+	}
+	outside, err := networks.wayOut(w)
+	if err != nil {
+		return nil, stop, err
 	}
 	if outside {
-		if err := n.Connect(ctx); ctx.Err() != nil {
+		if err := connectNetwork(ctx, n); err != nil {
 			return nil, stop, err
-		} else if err != nil {
-			fmt.Fprintf(os.Stderr, "mk: the container's network leads nowhere: %v\n", err)
-			if h := userns.Advice(err); h != "" {
-				fmt.Fprintf(os.Stderr, "mk: hint: %s\n", h)
-			}
 		}
 	}
 	if !n.Address.IsValid() && (outside || len(ports) > 0) {
@@ -208,48 +231,7 @@ func (s *store) openNetwork(ctx context.Context, c *container.Container, w *word
 	if ports, err = n.Publish(c.Path(""), ports); err != nil {
 		return nil, stop, err
 	}
-	status := n.Status()
-	status.Ports = ports
-	return n, stop, c.SetNetwork(&status)
-}
-
-// plugIn connects a container's network with the one it shares, which its first container makes. The
-// process outside holds the network's lock, at the first run.
-func (s *networks) plugIn(n *container.Network, c *container.Container, w *words, record *network, at *socket) error {
-	if at.bridge == nil {
-		address, err := s.freeAddress(record, w.IP)
-		if err != nil {
-			return err
-		}
-		var bridge *container.Network
-		gateway := netip.PrefixFrom(record.Gateway, record.Subnet.Bits())
-		if given := at.given["bridge"]; given != nil {
-			bridge, err = container.OpenNetwork(given)
-		} else {
-			bridge, err = container.NewBridge(gateway)
-		}
-		if err != nil {
-			return err
-		}
-		bridge.Address = gateway
-		names := &container.Names{
-			Lookup:  func(name string) ([]netip.Addr, bool) { return s.lookup(record.Name, name) },
-			Servers: func() []string { return nil },
-		}
-		if !record.Internal {
-			names.Servers = machineServers
-		}
-		if err := names.Serve(bridge); err != nil {
-			bridge.Close()
-			return err
-		}
-		at.bridge, at.address = bridge, address
-	}
-	if err := n.Plug(at.bridge, c.ID, at.address); err != nil {
-		return err
-	}
-	n.DNS = record.Gateway
-	return nil
+	return n, stop, c.SetNetwork(at.status(ports))
 }
 
 // machineServers are the machine's name servers.
@@ -285,15 +267,18 @@ func (s *store) writeNames(c *container.Container, w *words, n *container.Networ
 		}
 		return nil
 	}
-	own, gateway := "127.0.0.1", "127.0.0.1"
-	if n != nil && n.Address.IsValid() {
-		own, gateway = n.Address.Addr().String(), machineAddress()
+	own, gateway := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}, "127.0.0.1"
+	if n != nil && len(n.Own()) > 0 {
+		own, gateway = n.Own(), machineAddress()
 	}
 	lines, err := hostLines(w.Hosts, gateway)
 	if err != nil {
 		return err
 	}
-	hosts := "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" + own + "\t" + c.Hostname + "\n"
+	hosts := "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+	for _, a := range own {
+		hosts += a.String() + "\t" + c.Hostname + "\n"
+	}
 	for _, l := range lines {
 		hosts += l + "\n"
 	}

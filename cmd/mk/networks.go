@@ -22,14 +22,16 @@ import (
 
 // network is one that containers of this user share: networks/NAME/network.json of the store, whose
 // rename makes it. It is no more than a name and addresses: the namespace is made by the first
-// container that starts on it, and goes with the last. The lock beside it is held while one starts,
-// so that two of them neither make it twice nor take one address.
+// container that starts on it, and goes with the last. networks.lock is held while one starts, so that
+// two of them neither make it twice nor take one address.
 type network struct {
 	Name     string
 	ID       string
 	Created  time.Time
 	Subnet   netip.Prefix
 	Gateway  netip.Addr
+	Subnet6  netip.Prefix // invalid: no IPv6
+	Gateway6 netip.Addr
 	Internal bool
 	Labels   map[string]string
 }
@@ -108,22 +110,18 @@ func (s *networks) list() ([]*network, error) {
 	return all, nil
 }
 
-// lock keeps others from starting on a network, and from removing it.
-func (s *networks) lock(name string) (unlock func(), err error) {
-	if err := checkNetworkName(name); err != nil {
-		return nil, err
-	}
-	f, err := lockFile(filepath.Join(s.dir, name, "lock"), unix.LOCK_EX)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: %w", name, errNoNetwork)
-	} else if err != nil {
+// lock keeps others from starting on networks, from making them and from removing them: one lock for
+// all, since a container may be on several.
+func (s *networks) lock() (unlock func(), err error) {
+	f, err := lockFile(s.dir+".lock", unix.LOCK_EX)
+	if err != nil {
 		return nil, err
 	}
 	return func() { f.Close() }, nil
 }
 
-// on lists the containers that run on a network.
-func (s *networks) on(name string) ([]seen, error) {
+// members lists the containers that are on networks with names, and run.
+func (s *networks) members() ([]seen, error) {
 	all, err := s.containers.List()
 	if err != nil {
 		return nil, err
@@ -134,66 +132,129 @@ func (s *networks) on(name string) ([]seen, error) {
 		if err != nil {
 			return nil, err
 		}
-		if v.status.Running && v.words.Network == name {
+		if v.status.Running && len(v.words.memberships()) > 0 {
 			running = append(running, v)
 		}
 	}
 	return running, nil
 }
 
-// lookup finds the addresses of a name on a network: the containers that have it, or ask for it by
-// --network-alias, or whose ID it is.
-func (s *networks) lookup(network, name string) (addrs []netip.Addr, known bool) {
-	running, err := s.on(network)
-	if err != nil {
-		return nil, false
-	}
-	for _, v := range running {
-		names := append([]string{v.Name, v.ShortID(), v.ID, v.Hostname}, v.words.Aliases...)
-		if v.network != nil && slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, name) }) {
-			addrs = append(addrs, v.network.Address.Addr())
-		}
-	}
-	return addrs, len(addrs) > 0
+// on lists the containers that run on a network.
+func (s *networks) on(name string) ([]seen, error) {
+	all, err := s.members()
+	return slices.DeleteFunc(all, func(v seen) bool { return !v.isOn(name) }), err
 }
 
-// freeAddress is one that no container on the network has: wanted, or the first.
-func (s *networks) freeAddress(n *network, wanted string) (netip.Prefix, error) {
-	running, err := s.on(n.Name)
+func (v seen) isOn(name string) bool {
+	return slices.ContainsFunc(v.words.memberships(), func(m membership) bool { return m.Network == name })
+}
+
+// lookup finds the addresses of a name for the container with an address on a network: on all networks
+// that it is on. It is the name of a container there, an alias, its ID or its host name. What is not
+// known is asked for outside, if a network of the asker's leads there.
+func (s *networks) lookup(record *network, from netip.Addr, name string) (addrs []netip.Addr, known bool, servers []string) {
+	all, err := s.members()
 	if err != nil {
-		return netip.Prefix{}, err
+		return nil, false, nil
 	}
-	taken := map[netip.Addr]string{n.Gateway: "the gateway", n.Subnet.Addr(): "the network itself"}
-	for _, v := range running {
-		if v.network != nil {
-			taken[v.network.Address.Addr()] = v.Name
+	mine := []string{record.Name}
+	inside := record.Internal
+	for _, v := range all {
+		if v.network == nil || v.network.Plugs[record.Name].Address.Addr() != from {
+			continue
+		}
+		outside, err := s.wayOut(&v.words)
+		inside = err == nil && !outside
+		for _, m := range v.words.memberships() {
+			if m.Network != record.Name {
+				mine = append(mine, m.Network)
+			}
 		}
 	}
+	for _, v := range all {
+		for _, m := range v.words.memberships() {
+			names := append([]string{v.Name, v.ShortID(), v.ID, v.Hostname}, m.Aliases...)
+			if v.network == nil || !slices.Contains(mine, m.Network) || !slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, name) }) {
+				continue
+			}
+			plug := v.network.Plugs[m.Network]
+			if plug.Address.IsValid() {
+				addrs = append(addrs, plug.Address.Addr())
+			}
+			if plug.Addr6.IsValid() {
+				addrs = append(addrs, plug.Addr6.Addr())
+			}
+		}
+	}
+	if len(addrs) == 0 && !inside {
+		servers = machineServers()
+	}
+	return addrs, len(addrs) > 0, servers
+}
+
+// gateways are the bridge's addresses.
+func (n *network) gateways() []netip.Prefix {
+	all := []netip.Prefix{netip.PrefixFrom(n.Gateway, n.Subnet.Bits())}
+	if n.Subnet6.IsValid() {
+		all = append(all, netip.PrefixFrom(n.Gateway6, n.Subnet6.Bits()))
+	}
+	return all
+}
+
+// freePlug finds addresses that no container on the network has: those wanted, or the first.
+func (s *networks) freePlug(n *network, m membership) (*container.Plug, error) {
+	running, err := s.on(n.Name)
+	if err != nil {
+		return nil, err
+	}
+	taken := map[netip.Addr]string{n.Gateway: "the gateway", n.Subnet.Addr(): "the network itself",
+		n.Gateway6: "the gateway", n.Subnet6.Addr(): "the network itself"}
+	for _, v := range running {
+		if v.network != nil {
+			p := v.network.Plugs[n.Name]
+			taken[p.Address.Addr()], taken[p.Addr6.Addr()] = v.Name, v.Name
+		}
+	}
+	p := &container.Plug{MAC: m.MAC}
+	if p.Address, err = freeAddress(n.Subnet, "--ip", m.IP, taken); err != nil {
+		return nil, err
+	}
+	switch {
+	case n.Subnet6.IsValid():
+		p.Addr6, err = freeAddress(n.Subnet6, "--ip6", m.IP6, taken)
+	case m.IP6 != "":
+		err = fmt.Errorf("--ip6 %s: network %s has no IPv6: see mk network create --ipv6", m.IP6, n.Name)
+	}
+	return p, err
+}
+
+func freeAddress(subnet netip.Prefix, flag, wanted string, taken map[netip.Addr]string) (netip.Prefix, error) {
 	if wanted != "" {
 		a, err := netip.ParseAddr(wanted)
-		if err == nil && !n.Subnet.Contains(a) {
-			err = fmt.Errorf("it is not in %s", n.Subnet)
+		if err == nil && !subnet.Contains(a) {
+			err = fmt.Errorf("it is not in %s", subnet)
 		}
 		if err == nil && taken[a] != "" {
 			err = fmt.Errorf("%s has it", taken[a])
 		}
 		if err != nil {
-			return netip.Prefix{}, fmt.Errorf("--ip %s: %w", wanted, err)
+			return netip.Prefix{}, fmt.Errorf("%s %s: %w", flag, wanted, err)
 		}
-		return netip.PrefixFrom(a, n.Subnet.Bits()), nil
+		return netip.PrefixFrom(a, subnet.Bits()), nil
 	}
 	// The last of a subnet is its broadcast address.
-	for a := n.Subnet.Addr().Next(); n.Subnet.Contains(a.Next()); a = a.Next() {
+	for a := subnet.Addr().Next(); subnet.Contains(a.Next()); a = a.Next() {
 		if taken[a] == "" {
-			return netip.PrefixFrom(a, n.Subnet.Bits()), nil
+			return netip.PrefixFrom(a, subnet.Bits()), nil
 		}
 	}
-	return netip.Prefix{}, fmt.Errorf("network %s: all addresses of %s are taken", n.Name, n.Subnet)
+	return netip.Prefix{}, fmt.Errorf("all addresses of %s are taken", subnet)
 }
 
 func newNetwork(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "network", Short: "Manage networks that containers share"}
-	c.AddCommand(newNetworkCreate(a), newNetworkLs(a), newNetworkRm(a), newNetworkInspect(a), newNetworkPrune(a))
+	c.AddCommand(newNetworkCreate(a), newNetworkLs(a), newNetworkRm(a), newNetworkInspect(a), newNetworkPrune(a),
+		newNetworkConnect(a), newNetworkDisconnect(a))
 	return c
 }
 
@@ -201,9 +262,9 @@ const networkCreateHelp = `Make a network. Containers that are started with --ne
 on it by their names and --network-alias, and nobody else is there.`
 
 func newNetworkCreate(a *app) *cobra.Command {
-	var subnet, gateway, driver string
-	var internal bool
-	var labels []string
+	var driver string
+	var internal, ipv6 bool
+	var labels, subnets, gateways []string
 	c := &cobra.Command{
 		Use: "create [flags] NAME", Short: "Make a network", Long: networkCreateHelp, Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -218,7 +279,7 @@ func newNetworkCreate(a *app) *cobra.Command {
 			if n.Labels, err = keyValues("--label", labels); err != nil {
 				return err
 			}
-			if err := n.setAddresses(subnet, gateway); err != nil {
+			if err := n.setAddresses(subnets, gateways, ipv6); err != nil {
 				return err
 			}
 			if err := s.create(n); err != nil {
@@ -228,30 +289,51 @@ func newNetworkCreate(a *app) *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().StringVar(&subnet, "subnet", "", "its addresses, as 10.89.0.0/24 (default: a /24 of 10.89.0.0/16 that no other has)")
-	c.Flags().StringVar(&gateway, "gateway", "", "the address of its name server (default: the first)")
+	c.Flags().Var((*list)(&subnets), "subnet", "its addresses, as 10.89.0.0/24 or fd00:1::/64 (default: a /24 of 10.89.0.0/16 that no other has)")
+	c.Flags().Var((*list)(&gateways), "gateway", "the address of its name server (default: the first)")
+	c.Flags().BoolVar(&ipv6, "ipv6", false, "give it IPv6 addresses, too: those of --subnet, or a /64 of fd6d:6b:89::/48")
 	c.Flags().StringVarP(&driver, "driver", "d", "bridge", "as in docker; there is only bridge")
 	c.Flags().BoolVar(&internal, "internal", false, "give its containers no way out")
 	c.Flags().Var((*list)(&labels), "label", "label, as KEY=value")
 	return c
 }
 
-// setAddresses reads --subnet and --gateway; without a subnet, create finds one.
-func (n *network) setAddresses(subnet, gateway string) (err error) {
-	if subnet != "" {
-		if n.Subnet, err = netip.ParsePrefix(subnet); err != nil || !n.Subnet.Addr().Is4() || n.Subnet.Bits() > 29 {
-			return fmt.Errorf("--subnet %s: want IPv4 addresses, as 10.89.0.0/24, eight at least", subnet)
+// setAddresses reads --subnet, --gateway and --ipv6; where a subnet is not said, create finds one.
+func (n *network) setAddresses(subnets, gateways []string, ipv6 bool) error {
+	for _, text := range subnets {
+		p, err := netip.ParsePrefix(text)
+		p = p.Masked()
+		switch {
+		case err != nil || p.Addr().Is4() && p.Bits() > 29 || p.Addr().Is6() && p.Bits() > 120:
+			return fmt.Errorf("--subnet %s: want addresses as 10.89.0.0/24 or fd00:1::/64, eight at least, of IPv6 256", text)
+		case p.Addr().Is4() && !n.Subnet.IsValid():
+			n.Subnet = p
+		case p.Addr().Is6() && !n.Subnet6.IsValid():
+			n.Subnet6 = p
+		default:
+			return fmt.Errorf("--subnet %s: a network has one subnet of IPv4 and one of IPv6", text)
 		}
-		n.Subnet = n.Subnet.Masked()
 	}
-	if gateway == "" {
-		return nil
+	for _, text := range gateways {
+		a, err := netip.ParseAddr(text)
+		switch {
+		case err == nil && n.Subnet.IsValid() && n.Subnet.Contains(a):
+			n.Gateway = a
+		case err == nil && n.Subnet6.IsValid() && n.Subnet6.Contains(a):
+			n.Gateway6 = a
+		default:
+			return fmt.Errorf("--gateway %s: want an address in --subnet", text)
+		}
 	}
-	if n.Gateway, err = netip.ParseAddr(gateway); err != nil || !n.Subnet.Contains(n.Gateway) {
-		return fmt.Errorf("--gateway %s: want an address in --subnet", gateway)
+	if ipv6 && !n.Subnet6.IsValid() {
+		n.Subnet6 = anySubnet6
 	}
 	return nil
 }
+
+// anySubnet6 stands for one that no other network has; /64s of it are given out. It is a private
+// prefix (RFC 4193) with the letters "mk" in it.
+var anySubnet6 = netip.MustParsePrefix("fd6d:6b:89::/48")
 
 // create makes a network; the rename of its file is the commit point.
 func (s *networks) create(n *network) error {
@@ -261,18 +343,18 @@ func (s *networks) create(n *network) error {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return err
 	}
-	all, err := lockFile(s.dir+".lock", unix.LOCK_EX)
+	unlock, err := s.lock()
 	if err != nil {
 		return err
 	}
-	defer all.Close()
+	defer unlock()
 	others, err := s.list()
 	if err != nil {
 		return err
 	}
 	overlaps := func(p netip.Prefix) *network {
 		for _, o := range others {
-			if o.Subnet.Overlaps(p) {
+			if o.Subnet.Overlaps(p) || o.Subnet6.Overlaps(p) {
 				return o
 			}
 		}
@@ -293,6 +375,21 @@ func (s *networks) create(n *network) error {
 		}
 	} else if o := overlaps(n.Subnet); o != nil {
 		return fmt.Errorf("network %s has addresses of %s", o.Name, n.Subnet)
+	}
+	for i := 0; n.Subnet6 == anySubnet6 && i < 1<<16; i++ {
+		a := anySubnet6.Addr().As16()
+		a[6], a[7] = byte(i>>8), byte(i)
+		if p := netip.PrefixFrom(netip.AddrFrom16(a), 64); overlaps(p) == nil {
+			n.Subnet6 = p
+		}
+	}
+	if n.Subnet6.IsValid() {
+		if o := overlaps(n.Subnet6); o != nil {
+			return fmt.Errorf("network %s has addresses of %s", o.Name, n.Subnet6)
+		}
+		if !n.Gateway6.IsValid() {
+			n.Gateway6 = n.Subnet6.Addr().Next()
+		}
 	}
 	if !n.Gateway.IsValid() {
 		n.Gateway = n.Subnet.Addr().Next()
@@ -316,7 +413,7 @@ func (s *networks) create(n *network) error {
 
 // remove removes a network that nothing runs on.
 func (s *networks) remove(name string) error {
-	unlock, err := s.lock(name)
+	unlock, err := s.lock()
 	if err != nil {
 		return err
 	}
@@ -413,7 +510,7 @@ func newNetworkPrune(a *app) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				used = used || v.words.Network == n.Name
+				used = used || v.isOn(n.Name)
 			}
 			if used {
 				continue
@@ -432,7 +529,7 @@ func newNetworkPrune(a *app) *cobra.Command {
 // networkRecord is a network as docker's inspect prints it.
 type networkRecord struct {
 	Name, Id, Created, Scope, Driver string
-	Internal                         bool
+	EnableIPv6, Internal             bool
 	IPAM                             struct {
 		Config []struct{ Subnet, Gateway string }
 	}
@@ -440,7 +537,7 @@ type networkRecord struct {
 	Labels     map[string]string
 }
 
-type networkMember struct{ Name, MacAddress, IPv4Address string }
+type networkMember struct{ Name, MacAddress, IPv4Address, IPv6Address string }
 
 func newNetworkInspect(a *app) *cobra.Command {
 	var format string
@@ -458,14 +555,23 @@ func newNetworkInspect(a *app) *cobra.Command {
 			d := networkRecord{Name: n.Name, Id: n.ID, Created: n.Created.UTC().Format(time.RFC3339Nano), Scope: "local", Driver: "bridge",
 				Internal: n.Internal, Containers: map[string]networkMember{}, Labels: n.Labels}
 			d.IPAM.Config = append(d.IPAM.Config, struct{ Subnet, Gateway string }{n.Subnet.String(), n.Gateway.String()})
+			if d.EnableIPv6 = n.Subnet6.IsValid(); d.EnableIPv6 {
+				d.IPAM.Config = append(d.IPAM.Config, struct{ Subnet, Gateway string }{n.Subnet6.String(), n.Gateway6.String()})
+			}
 			running, err := s.on(name)
 			if err != nil {
 				return err
 			}
 			for _, v := range running {
-				if v.network != nil {
-					d.Containers[v.ID] = networkMember{v.Name, v.network.MAC, v.network.Address.String()}
+				if v.network == nil {
+					continue
 				}
+				p := v.network.Plugs[name]
+				m := networkMember{Name: v.Name, MacAddress: p.MAC, IPv4Address: p.Address.String()}
+				if p.Addr6.IsValid() {
+					m.IPv6Address = p.Addr6.String()
+				}
+				d.Containers[v.ID] = m
 			}
 			docs = append(docs, d)
 		}

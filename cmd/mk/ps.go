@@ -126,7 +126,7 @@ func (v seen) line(noTrunc, sizes bool) containerLine {
 	l := containerLine{
 		ID: v.ShortID(), Image: v.Image, Command: command,
 		CreatedAt: v.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"), RunningFor: since(v.Created),
-		Status: v.statusText(), State: v.status.State(), Names: v.Name, Networks: v.words.Network, labels: v.Labels,
+		Status: v.statusText(), State: v.status.State(), Names: v.Name, Networks: strings.Join(v.words.networks(), ","), labels: v.Labels,
 	}
 	if noTrunc {
 		l.ID = v.ID

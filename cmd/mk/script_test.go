@@ -55,6 +55,9 @@ func TestMain(m *testing.M) {
 	} else if work := os.Getenv(racesEnv); work != "" {
 		runRaces(work)
 		return
+	} else if outside := os.Getenv(attackEnv); outside != "" {
+		runAttacks(outside)
+		return
 	}
 	flag.Parse()
 	code := m.Run()

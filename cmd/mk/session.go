@@ -34,7 +34,7 @@ var errDetached = errors.New("detached")
 // launch starts a container's holder with a command line of mk, and returns when the container
 // runs. If it does not come to that, inside has said why, and its exit status is the error.
 func (a *app) launch(choice userns.Choice, w *words, args []string) (*session, error) {
-	neighbours, err := w.findNeighbours()
+	neighbours, err := w.findNeighbours(choice.Mode)
 	if err != nil {
 		return nil, err
 	}

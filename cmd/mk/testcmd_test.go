@@ -39,6 +39,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"foreign": cmdForeign,
 	"mutate":  cmdMutate,
 
+	"attacker": cmdAttacker,
 	"terminal": cmdTerminal,
 	"keys":     cmdKeys,
 	"screen":   cmdScreen,

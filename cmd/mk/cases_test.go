@@ -8,10 +8,13 @@ import (
 	"testing"
 )
 
-// What docs/language.md names as a case's test is there: a script, or a Go test of a
-// package of mk. Every number from 1 to 98 has a line.
-func TestLanguageCasesAreShown(t *testing.T) {
-	page, err := os.ReadFile("../../docs/language.md")
+// What the tables of docs name as a case's test is there: a script, or a Go test of a package of
+// mk. Every number has a line.
+func TestLanguageCasesAreShown(t *testing.T) { casesAreShown(t, "../../docs/language.md", 1, 98) }
+func TestAttacksAreShown(t *testing.T)       { casesAreShown(t, "../../docs/attacks.md", 22, 29) }
+
+func casesAreShown(t *testing.T, table string, first, last int) {
+	page, err := os.ReadFile(table)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +55,7 @@ func TestLanguageCasesAreShown(t *testing.T) {
 			}
 		}
 	}
-	for n := 1; n <= 98; n++ {
+	for n := first; n <= last; n++ {
 		if !numbers[n] {
 			t.Errorf("case %d has no line", n)
 		}
