@@ -209,8 +209,10 @@ func (h *Holder) keep(ctx context.Context) error {
 		}
 		status := h.status
 		h.mu.Unlock()
-		if serr := h.c.setStatus(status); err == nil {
-			err = serr
+		if again || !h.c.AutoRemove { // else it goes at once, and a file less with it
+			if serr := h.c.setStatus(status); err == nil {
+				err = serr
+			}
 		}
 		h.c.tell("die", exitCode(end.Code))
 		if err != nil || !again {
