@@ -28,7 +28,7 @@ import (
 // here tells whether a container can be made by a thread.
 func (s *Spec) here() bool {
 	ns := &s.Namespaces
-	if !ns.ownPID() || len(ns.Shared) > 0 || ns.Time != nil {
+	if !ns.ownPID() || len(ns.Shared) > 0 || ns.Time != nil || s.OOMScore != 0 { // which is of a process, not of a thread
 		return false
 	}
 	proc := false

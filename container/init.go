@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -65,6 +66,11 @@ func run() error {
 		comm.Close()
 	}
 
+	if spec.OOMScore != 0 {
+		if err := os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(spec.OOMScore)), 0); err != nil {
+			return fmt.Errorf("set the OOM score to %d, which only root of the machine may lower: %w", spec.OOMScore, err)
+		}
+	}
 	// Where: the mounts of stage inside, with the new root beside them. The outer /proc, /sys
 	// and /dev are needed: fresh ones may be mounted only while these can be seen.
 	if err := namesOf(spec); err != nil {

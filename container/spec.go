@@ -26,6 +26,7 @@ type Spec struct {
 	Hostname   string // "" keeps the one around
 	Domainname string
 	Umask      uint32
+	OOMScore   int // 0: that around (proc_pid_oom_score_adj(5))
 	Rlimits    []Rlimit
 	Sysctls    map[string]string // "net.ipv4.ip_forward": "1"
 

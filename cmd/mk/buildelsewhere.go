@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strconv"
 
-	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
 
@@ -34,7 +33,11 @@ var fixed = []struct {
 
 // elsewhere are flags that mk build has not, by what to do in their place. A flag that
 // another file registers is not looked at here.
-var elsewhere = []otherwise{
+var elsewhere = []struct {
+	name string
+	bare bool // it may stand without a value
+	do   string
+}{
 	// docker
 	{"builder", false, "there is no daemon to choose"},
 	{"compress", true, "no context is sent anywhere"},
@@ -88,44 +91,17 @@ var elsewhere = []otherwise{
 	{"unsetannotation", false, "a base's annotations are the base's"},
 }
 
-// otherwise is a flag that others have for a verb and mk has not.
-type otherwise struct {
-	name string
-	bare bool   // it may stand without a value
-	do   string // in its place
-}
-
-// refusal is the value of one.
+// refusal is the value of a flag that mk build has not.
 type refusal struct {
-	verb, name, do string
-	given          *error // set when the flag was
-}
-
-// refuseFlags makes the flags known to a verb, hidden from its help, and refuses them by name before the
-// verb does anything. One that the verb has is left alone.
-func refuseFlags(c *cobra.Command, flags []otherwise) {
-	given := new(error)
-	for _, o := range flags {
-		o.add(c.Flags(), c.Name(), given)
-	}
-	c.PreRunE = func(*cobra.Command, []string) error { return *given }
-}
-
-func (o *otherwise) add(fl *pflag.FlagSet, verb string, given *error) {
-	if fl.Lookup(o.name) != nil {
-		return
-	}
-	f := fl.VarPF(refusal{verb, o.name, o.do, given}, o.name, "", "")
-	if f.Hidden = true; o.bare {
-		f.NoOptDefVal = "true"
-	}
+	name, do string
+	given    *error // set when the flag was
 }
 
 func (r refusal) String() string { return "" }
 func (r refusal) Type() string   { return "string" }
 func (r refusal) Set(value string) error {
 	if *r.given == nil {
-		*r.given = fmt.Errorf("--%s: mk %s has no such flag: %s", r.name, r.verb, r.do)
+		*r.given = fmt.Errorf("--%s: mk build has no such flag: %s", r.name, r.do)
 	}
 	return nil
 }
@@ -154,14 +130,22 @@ func (s standing) Set(value string) error {
 // all others are registered; what it returns is, after parsing, the first refusal or nil.
 func registerElsewhere(fl *pflag.FlagSet) *error {
 	given := new(error)
-	for _, a := range fixed {
-		if fl.Lookup(a.name) == nil {
-			f := fl.VarPF(standing{a.name, a.why, a.does, given}, a.name, "", "")
-			f.Hidden, f.NoOptDefVal = true, "true"
+	add := func(name string, v pflag.Value, bare string) {
+		if fl.Lookup(name) != nil {
+			return
 		}
+		f := fl.VarPF(v, name, "", "")
+		f.Hidden, f.NoOptDefVal = true, bare
+	}
+	for _, a := range fixed {
+		add(a.name, standing{a.name, a.why, a.does, given}, "true")
 	}
 	for _, e := range elsewhere {
-		e.add(fl, "build", given)
+		bare := ""
+		if e.bare {
+			bare = "true"
+		}
+		add(e.name, refusal{e.name, e.do, given}, bare)
 	}
 	return given
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -64,8 +65,9 @@ func (f networkFlag) Set(text string) error {
 		}
 	}
 	if f.w.Network == "" {
-		f.w.Network, f.w.Aliases = m.Network, m.Aliases
-		f.w.IP, f.w.IP6, f.w.MAC = m.IP, m.IP6, m.MAC
+		// --network-alias, --ip and their like may have come before.
+		f.w.Network, f.w.Aliases = m.Network, append(f.w.Aliases, m.Aliases...)
+		f.w.IP, f.w.IP6, f.w.MAC = cmp.Or(m.IP, f.w.IP), cmp.Or(m.IP6, f.w.IP6), cmp.Or(m.MAC, f.w.MAC)
 		return nil
 	}
 	f.w.Joined = append(f.w.Joined, m)
@@ -396,12 +398,6 @@ func newNetworkConnect(*app) *cobra.Command {
 	fl := c.Flags()
 	fl.Var((*list)(&m.Aliases), "alias", "another name on the network")
 	m.define(fl)
-	refuseFlags(c, []otherwise{
-		{"link", false, "the names of a network are known to all that are on it: --alias gives another"},
-		{"link-local-ip", false, "the kernel gives link-local addresses; --ip and --ip6 ask for others"},
-		{"driver-opt", false, "there is no driver with options"},
-		{"gw-priority", false, "a container has one way out, whatever networks it is on"},
-	})
 	return c
 }
 

@@ -1,6 +1,11 @@
 package main
 
-import "slices"
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
 
 // filter is what several --filter KEY=value say together: values of one key are alternatives, keys
 // are not.
@@ -21,4 +26,28 @@ func (f filter[T]) keeps(v T) bool {
 func hasLabel(labels map[string]string, key, value string, anyValue bool) bool {
 	have, ok := labels[key]
 	return ok && (anyValue || have == value)
+}
+
+// filterOf reads --filter of a verb that knows these keys, each a test by a value.
+func filterOf[T any](words []string, keys map[string]func(T, string) bool) (filter[T], error) {
+	all := filter[T]{}
+	for _, word := range words {
+		key, value, ok := strings.Cut(word, "=")
+		test := keys[key]
+		if !ok || test == nil {
+			return nil, fmt.Errorf("--filter %s: want %s=…", word, strings.Join(slices.Sorted(maps.Keys(keys)), "=…, "))
+		}
+		name := key
+		if key == "label" {
+			name += value // each label is a key of its own
+		}
+		all.add(name, func(v T) bool { return test(v, value) })
+	}
+	return all, nil
+}
+
+// labelled tests labels by the value of a filter, KEY or KEY=value.
+func labelled(labels map[string]string, value string) bool {
+	k, want, has := strings.Cut(value, "=")
+	return hasLabel(labels, k, want, !has)
 }

@@ -38,6 +38,7 @@ type imageDocument struct {
 
 func newInspect(a *app) *cobra.Command {
 	var format, kind, platform string
+	var sizes bool
 	c := &cobra.Command{
 		Use: "inspect [flags] NAME...", Short: "Print all that is known of containers, images or volumes, as JSON",
 		Args: cobra.MinimumNArgs(1),
@@ -48,14 +49,25 @@ func newInspect(a *app) *cobra.Command {
 				if err != nil {
 					return err
 				}
+				if d, ok := doc.(*containerDocument); ok && sizes {
+					d.SizeRw = diskUse(d.layer)
+				}
 				docs = append(docs, doc)
 			}
 			return printDocuments(docs, format)
 		}),
 	}
 	c.Flags().StringVarP(&format, "format", "f", "", "Go template over the document")
+	c.Flags().BoolVarP(&sizes, "size", "s", false, "of a container, also what it takes on disk (SizeRw)")
 	c.Flags().StringVar(&kind, "type", "", "container, image or volume (default: whichever has the name, in this order)")
 	c.Flags().StringVar(&platform, "platform", "", "of this platform of a multi-platform image, as os/arch[/variant]")
+	return c
+}
+
+func newContainerInspect(a *app) *cobra.Command {
+	c := newInspect(a)
+	c.Use, c.Short = "inspect [flags] NAME...", "Print all that is known of containers, as JSON"
+	c.Flags().Set("type", "container")
 	return c
 }
 

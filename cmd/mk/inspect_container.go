@@ -3,6 +3,7 @@ package main
 import (
 	"net"
 	"strconv"
+	"strings"
 	"time"
 
 	"mk/container"
@@ -32,6 +33,8 @@ type containerDocument struct {
 	RestartCount   int
 	Driver         string
 	Platform       string
+	SizeRw         int64 `json:",omitempty"`
+	layer          string
 	HostConfig     struct {
 		NetworkMode     string
 		PidMode         string
@@ -44,23 +47,33 @@ type containerDocument struct {
 		Dns             []string
 		DnsSearch       []string
 		DnsOptions      []string
-		RestartPolicy   struct{ Name string }
-		AutoRemove      bool
-		CapAdd          []string
-		CapDrop         []string
-		ExtraHosts      []string
-		Privileged      bool
-		ReadonlyRootfs  bool
-		SecurityOpt     []string
-		Sysctls         []string
-		Ulimits         []string
-		Init            bool
-		ShmSize         string
+		RestartPolicy   struct {
+			Name              string
+			MaximumRetryCount int
+		}
+		Binds          []string
+		Tmpfs          map[string]string `json:",omitempty"`
+		GroupAdd       []string
+		Devices        []deviceDocument
+		OomScoreAdj    int
+		LogConfig      struct{ Type string }
+		AutoRemove     bool
+		CapAdd         []string
+		CapDrop        []string
+		ExtraHosts     []string
+		Privileged     bool
+		ReadonlyRootfs bool
+		SecurityOpt    []string
+		Sysctls        []string
+		Ulimits        []string
+		Init           bool
+		ShmSize        string
 		limitsDocument
 	}
 	Mounts []mountDocument
 	Config struct {
 		Hostname, User  string
+		Domainname      string
 		Tty, OpenStdin  bool
 		Env             []string
 		Cmd, Entrypoint []string
@@ -189,6 +202,8 @@ func describeNetwork(v seen) networkDocument {
 	return d
 }
 
+type deviceDocument struct{ PathOnHost, PathInContainer, CgroupPermissions string }
+
 type mountDocument struct {
 	Type, Name, Source, Destination string
 	RW                              bool
@@ -205,7 +220,7 @@ func describeContainer(c *container.Container) (*containerDocument, error) {
 		ID: c.ID, Created: c.Created.UTC().Format(time.RFC3339Nano), Path: c.Command[0], Args: c.Command[1:],
 		Image: c.ImageID, Name: "/" + c.Name, RestartCount: st.Restarts, Driver: "overlay", Platform: "linux",
 		ResolvConfPath: c.Path("etc/resolv.conf"), HostnamePath: c.Path("etc/hostname"), HostsPath: c.Path("etc/hosts"),
-		LogPath: c.Path("log"), Mounts: []mountDocument{}, Userns: c.Mode,
+		LogPath: c.Path("log"), Mounts: []mountDocument{}, Userns: c.Mode, layer: c.Path("layer"),
 	}
 	s := &d.State
 	s.Status, s.Running, s.Pid, s.ExitCode, s.Error = st.State(), st.Running, st.Pid, st.Code, st.Error
@@ -214,7 +229,33 @@ func describeContainer(c *container.Container) (*containerDocument, error) {
 	s.StartedAt, s.FinishedAt = st.Started.UTC().Format(time.RFC3339Nano), st.Finished.UTC().Format(time.RFC3339Nano)
 	s.Health = st.Health
 	h := &d.HostConfig
-	h.NetworkMode, h.RestartPolicy.Name, h.AutoRemove = w.Network, c.Restart, c.AutoRemove
+	h.NetworkMode, h.AutoRemove = w.Network, c.AutoRemove
+	policy, tries, _ := strings.Cut(c.Restart, ":")
+	h.RestartPolicy.Name = policy
+	h.RestartPolicy.MaximumRetryCount, _ = strconv.Atoi(tries) // checked when it was made; none is 0
+	h.GroupAdd, h.OomScoreAdj, h.LogConfig.Type = w.Groups, w.OOMScore, "json-file"
+	for _, name := range w.Devices {
+		from, to, _ := strings.Cut(name, ":")
+		if to, _, _ = strings.Cut(to, ":"); to == "" {
+			to = from
+		}
+		h.Devices = append(h.Devices, deviceDocument{from, to, "rwm"})
+	}
+	for _, p := range w.Places {
+		switch {
+		case p.Type == container.Tmpfs:
+			if h.Tmpfs == nil {
+				h.Tmpfs = map[string]string{}
+			}
+			h.Tmpfs[p.Dest] = p.Options
+		case p.Type == container.Bind || p.Type == "volume" && !p.Own:
+			bind := p.Source + ":" + p.Dest
+			if p.ReadOnly {
+				bind += ":ro"
+			}
+			h.Binds = append(h.Binds, bind)
+		}
+	}
 	h.CapAdd, h.CapDrop, h.ExtraHosts, h.Privileged, h.ReadonlyRootfs = w.CapAdd, w.CapDrop, w.Hosts, w.Privileged, w.ReadOnly
 	h.SecurityOpt, h.Sysctls, h.Ulimits, h.Init, h.ShmSize = w.Security, w.Sysctls, w.Ulimits, w.Init, w.ShmSize
 	h.PidMode, h.IpcMode, h.UTSMode, h.UsernsMode = w.PID, w.IPC, w.UTS, w.Userns
@@ -228,6 +269,7 @@ func describeContainer(c *container.Container) (*containerDocument, error) {
 		d.Mounts = append(d.Mounts, m)
 	}
 	g := &d.Config
+	g.Domainname = w.Domain
 	g.Hostname, g.User, g.Tty, g.OpenStdin, g.Env = c.Hostname, c.User, c.Tty, c.Stdin, c.Env
 	g.Entrypoint, g.Cmd = c.Command[:c.Entrypoint], c.Command[c.Entrypoint:]
 	g.Image, g.WorkingDir, g.Labels, g.StopSignal, g.StopTimeout = c.Image, c.Dir, c.Labels, c.StopSignal, c.StopTimeout

@@ -166,6 +166,7 @@ func newRoot(a *app, word string) *cobra.Command {
 		},
 	}
 	root.SuggestionsMinimumDistance = 2
+	root.SetFlagErrorFunc(refuseFlag)
 	for _, v := range verbs {
 		if v.name == word {
 			root.CompletionOptions.DisableDefaultCmd = true

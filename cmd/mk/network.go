@@ -60,12 +60,16 @@ func (w *networking) define(fl *pflag.FlagSet) {
 	fl.BoolVarP(&w.PublishAll, "publish-all", "P", false, "publish all ports that the image exposes, on free ones")
 	fl.Var((*list)(&w.expose), "expose", "port that --publish-all publishes, too")
 	fl.Var((*list)(&w.Aliases), "network-alias", "another name on the network")
+	fl.Var((*list)(&w.Aliases), "net-alias", "")
+	fl.MarkHidden("net-alias")
 	fl.StringVar(&w.IP, "ip", "", "address on the network")
 	fl.StringVar(&w.IP6, "ip6", "", "IPv6 address on the network")
 	fl.StringVar(&w.MAC, "mac-address", "", "MAC address on the network")
 	fl.Var((*list)(&w.DNS), "dns", "address of a name server")
 	fl.Var((*list)(&w.DNSSearch), "dns-search", "domain in which names are looked up")
 	fl.Var((*list)(&w.DNSOptions), "dns-option", "option of resolv.conf")
+	fl.Var((*list)(&w.DNSOptions), "dns-opt", "")
+	fl.MarkHidden("dns-opt")
 }
 
 // settle reads the flags, and says which network it is.

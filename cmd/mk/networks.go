@@ -435,14 +435,24 @@ func (s *networks) remove(name string) error {
 }
 
 func newNetworkLs(a *app) *cobra.Command {
-	var quiet bool
+	var quiet, noTrunc bool
 	var format string
+	var filters []string
 	c := &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List networks", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
 		s, err := openNetworks()
 		if err != nil {
 			return err
 		}
 		all, err := s.list()
+		if err != nil {
+			return err
+		}
+		keep, err := filterOf(filters, map[string]func(*network, string) bool{
+			"id":     func(n *network, value string) bool { return strings.HasPrefix(n.ID, value) },
+			"name":   func(n *network, value string) bool { return strings.Contains(n.Name, value) },
+			"label":  func(n *network, value string) bool { return labelled(n.Labels, value) },
+			"driver": func(_ *network, value string) bool { return value == "bridge" },
+		})
 		if err != nil {
 			return err
 		}
@@ -454,7 +464,14 @@ func newNetworkLs(a *app) *cobra.Command {
 				labels = append(labels, k+"="+v)
 			}
 			slices.Sort(labels)
-			rows = append(rows, row{n.ID[:12], n.Name, "bridge", "local", n.Created.Local().String(), fmt.Sprint(n.Internal), strings.Join(labels, ",")})
+			if !keep.keeps(n) {
+				continue
+			}
+			id := n.ID
+			if !noTrunc {
+				id = id[:12]
+			}
+			rows = append(rows, row{id, n.Name, "bridge", "local", n.Created.Local().String(), fmt.Sprint(n.Internal), strings.Join(labels, ",")})
 		}
 		switch {
 		case quiet:
@@ -465,6 +482,8 @@ func newNetworkLs(a *app) *cobra.Command {
 		return printRows(os.Stdout, format, rows, map[string]string{"ID": "NETWORK ID"})
 	}}
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print IDs only")
+	c.Flags().BoolVar(&noTrunc, "no-trunc", false, "do not shorten")
+	c.Flags().VarP((*list)(&filters), "filter", "f", "list only these: id=, name=, label=KEY[=value] or driver=")
 	c.Flags().StringVar(&format, "format", "", "Go template, \"table\" with one, or json")
 	return c
 }
@@ -490,6 +509,7 @@ func newNetworkRm(a *app) *cobra.Command {
 
 func newNetworkPrune(a *app) *cobra.Command {
 	var force bool
+	var filters []string
 	c := &cobra.Command{Use: "prune", Short: "Remove the networks that no container has", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
 		s, err := openNetworks()
 		if err != nil {
@@ -503,8 +523,14 @@ func newNetworkPrune(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		keep, err := filterOf(filters, map[string]func(*network, string) bool{
+			"label": func(n *network, value string) bool { return labelled(n.Labels, value) },
+		})
+		if err != nil {
+			return err
+		}
 		for _, n := range all {
-			used := false
+			used := !keep.keeps(n)
 			for _, c := range containers {
 				v, err := look(c)
 				if err != nil {
@@ -522,6 +548,7 @@ func newNetworkPrune(a *app) *cobra.Command {
 		}
 		return nil
 	}}
+	c.Flags().Var((*list)(&filters), "filter", "remove only these: label=KEY[=value]")
 	c.Flags().BoolVarP(&force, "force", "f", false, "as in docker; mk prune never asks")
 	return c
 }

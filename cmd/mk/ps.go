@@ -18,14 +18,15 @@ import (
 const psHelp = `List containers, the newest first: those that run or, with --all, every one.
 
 --filter takes id, name, label=KEY[=value], status=created|running|paused|exited,
-exited=CODE, ancestor=IMAGE, health=healthy|…, before=CONTAINER, since=CONTAINER and volume=NAME.
+exited=CODE, ancestor=IMAGE, health=healthy|…, before=CONTAINER,
+since=CONTAINER, volume=NAME, network=NAME, publish=PORT and expose=PORT.
 --format is a Go template over .ID .Image .Command .CreatedAt .RunningFor .Status
-.State .Ports .Names .Labels .Mounts .Networks .Size, "table" followed by one, or
+.State .Ports .Names .Labels .Mounts .LocalVolumes .Networks .Size .Platform, "table" followed by one, or
 json.`
 
 // containerLine is a container as docker's templates see it.
 type containerLine struct {
-	ID, Image, Command, CreatedAt, RunningFor, Status, State, Ports, Names, Labels, Mounts, Networks, Size string
+	ID, Image, Command, CreatedAt, RunningFor, Status, State, Ports, Names, Labels, Mounts, LocalVolumes, Networks, Size, Platform string
 
 	labels map[string]string
 }
@@ -146,6 +147,13 @@ func (v seen) line(noTrunc, sizes bool) containerLine {
 		}
 	}
 	l.Mounts = strings.Join(mounts, ",")
+	volumes := 0
+	for _, p := range v.words.Places {
+		if p.Type == "volume" {
+			volumes++
+		}
+	}
+	l.LocalVolumes, l.Platform = strconv.Itoa(volumes), "linux"
 	if v.status.Running && v.words.isolated() {
 		var published []container.Port
 		if v.network != nil {
@@ -241,6 +249,19 @@ func containerFilter(s *container.Store, filters []string) (keep func(seen) bool
 			test = func(v seen) bool {
 				return slices.ContainsFunc(v.words.Places, func(p place) bool { return p.Source == value || p.Dest == value })
 			}
+		case "network":
+			test = func(v seen) bool { return slices.Contains(v.words.networks(), value) }
+		case "publish", "expose":
+			ports, err := container.ParsePorts(value)
+			if err != nil {
+				return nil, false, fmt.Errorf("--filter %s: want PORT[-PORT][/PROTOCOL]", f)
+			}
+			test = func(v seen) bool {
+				return slices.ContainsFunc(ports, func(p container.Port) bool {
+					exposed := key == "expose" && slices.Contains(v.words.Exposed, portName(p))
+					return exposed || slices.ContainsFunc(v.words.Ports, func(q container.Port) bool { return portName(q) == portName(p) })
+				})
+			}
 		case "before", "since":
 			c, err := s.Find(value)
 			if err != nil {
@@ -253,7 +274,7 @@ func containerFilter(s *container.Store, filters []string) (keep func(seen) bool
 				return v.Created.After(c.Created)
 			}
 		default:
-			return nil, false, fmt.Errorf("--filter %s: want id, name, label, status, exited, ancestor, health, volume, before or since", f)
+			return nil, false, fmt.Errorf("--filter %s: want id, name, label, status, exited, ancestor, health, volume, network, publish, expose, before or since", f)
 		}
 		if !ok {
 			return nil, false, fmt.Errorf("--filter %s: want KEY=value", f)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -79,14 +80,35 @@ func (s *store) rm(name string, force bool) error {
 // containerPrune removes all containers that do not run.
 func newContainerPrune(a *app) *cobra.Command {
 	var force bool
+	var filters []string
 	c := &cobra.Command{Use: "prune", Short: "Remove all containers that do not run", Args: cobra.NoArgs}
 	c.RunE = a.inside(a.withStore(func(c *cobra.Command, s *store, _ []string) error {
 		all, err := s.containers.List()
 		if err != nil {
 			return err
 		}
+		keep, err := filterOf(filters, map[string]func(*container.Container, string) bool{
+			"label": func(c *container.Container, value string) bool { return labelled(c.Labels, value) },
+			"until": func(c *container.Container, value string) bool {
+				t, err := parseTime(value)
+				return err == nil && c.Created.Before(t)
+			},
+		})
+		if err != nil {
+			return err
+		}
+		for _, f := range filters {
+			if until, ok := strings.CutPrefix(f, "until="); ok {
+				if _, err := parseTime(until); err != nil {
+					return fmt.Errorf("--filter %s: %w", f, err)
+				}
+			}
+		}
 		var freed int64
 		for _, c := range all {
+			if !keep.keeps(c) {
+				continue
+			}
 			if running, err := c.Running(); err != nil || running || c.Mode != string(s.mode) {
 				continue
 			}
@@ -102,6 +124,7 @@ func newContainerPrune(a *app) *cobra.Command {
 		fmt.Printf("Total reclaimed space: %s\n", size(freed))
 		return nil
 	}))
+	c.Flags().Var((*list)(&filters), "filter", "remove only these: label=KEY[=value], or until=TIME: made before that time or duration")
 	c.Flags().BoolVarP(&force, "force", "f", false, "as in docker; mk prune never asks")
 	a.usernsFlag(c)
 	return c

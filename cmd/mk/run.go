@@ -58,6 +58,12 @@ type runFlags struct {
 	labelFiles    []string
 	env           []string
 	envFiles      []string
+	envHost       bool
+	unset         []string
+	unsetAll      bool
+	attach        []string
+	quiet         bool
+	logDriver     string
 	workdir       string
 	user          string
 	entrypoint    string
@@ -143,6 +149,12 @@ func (f *runFlags) define(fl *pflag.FlagSet) {
 	fl.Var((*list)(&f.labelFiles), "label-file", "file of labels, one a line")
 	fl.VarP((*list)(&f.env), "env", "e", "environment variable, as NAME=value, or NAME to pass it on")
 	fl.Var((*list)(&f.envFiles), "env-file", "file of environment variables, one a line")
+	fl.BoolVar(&f.envHost, "env-host", false, "pass on all variables of mk's own")
+	fl.Var((*list)(&f.unset), "unsetenv", "take a variable of the image away")
+	fl.BoolVar(&f.unsetAll, "unsetenv-all", false, "take all variables of the image away")
+	fl.VarP((*list)(&f.attach), "attach", "a", "only this of stdin, stdout and stderr (default: all)")
+	fl.BoolVarP(&f.quiet, "quiet", "q", false, "as in docker; a pull prints nothing")
+	fl.StringVar(&f.logDriver, "log-driver", "json-file", "as in docker; there is only json-file")
 	fl.StringVarP(&f.workdir, "workdir", "w", "", "working directory")
 	fl.StringVarP(&f.user, "user", "u", "", "user[:group], by name or number")
 	fl.StringVar(&f.entrypoint, "entrypoint", "", "what is executed in place of the image's ENTRYPOINT")
@@ -170,6 +182,17 @@ func (f *runFlags) check() error {
 	}
 	if err := f.health.check(); err != nil {
 		return err
+	}
+	for _, a := range f.attach {
+		if !slices.Contains([]string{"stdin", "stdout", "stderr"}, strings.ToLower(a)) {
+			return fmt.Errorf("--attach %s: want stdin, stdout or stderr", a)
+		}
+	}
+	if len(f.attach) > 0 && f.detach {
+		return errors.New("--attach and --detach: want one or the other")
+	}
+	if f.logDriver != "json-file" && f.logDriver != "" {
+		return fmt.Errorf("--log-driver %s: there is only json-file: mk logs --follow feeds others", f.logDriver)
 	}
 	if f.rm && f.restart != "no" && f.restart != "" {
 		return errors.New("--rm and --restart: a container that is removed when it ends cannot be started again")
@@ -223,7 +246,13 @@ func (a *app) runOutside(f *runFlags, line []string) error {
 		fmt.Println(s.id)
 		return nil
 	}
-	s.tty, s.stdin, s.sigProxy = f.tty, f.interactive, f.sigProxy && !f.tty
+	s.tty, s.stdin, s.sigProxy = f.tty, f.interactive && f.attaches("stdin"), f.sigProxy && !f.tty
+	for name, stream := range s.streams {
+		if name != "tty" && !f.attaches(name) {
+			stream.Close()
+			delete(s.streams, name)
+		}
+	}
 	if s.keys, err = parseDetachKeys(f.detachKeys); err != nil {
 		return err
 	}
@@ -277,8 +306,14 @@ func (a *app) run(ctx context.Context, f *runFlags, name string, args []string) 
 	}
 	if f.rm && !f.detach && !f.tty {
 		// Nobody else will ever ask for its output: it goes where mk's goes, with nothing between.
-		h.direct = &container.IO{Stdout: os.Stdout, Stderr: os.Stderr}
-		if f.interactive {
+		h.direct = &container.IO{}
+		if f.attaches("stdout") {
+			h.direct.Stdout = os.Stdout
+		}
+		if f.attaches("stderr") {
+			h.direct.Stderr = os.Stderr
+		}
+		if f.interactive && f.attaches("stdin") {
 			h.direct.Stdin = os.Stdin
 		}
 	}
@@ -522,11 +557,27 @@ func commandLine(c image.RunConfig, entrypoint string, entrypointSet bool, args 
 // environment is the image's, then files, then flags; later ones win.
 func (f *runFlags) environment(base []string) ([]string, error) {
 	env := environ(slices.Clone(base))
+	if f.unsetAll {
+		env = nil
+	}
+	for _, name := range f.unset {
+		env.unset(name)
+	}
+	if f.envHost {
+		for _, kv := range os.Environ() {
+			env.set(kv)
+		}
+	}
 	if !env.has("PATH") {
 		env.set("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 	}
 	err := env.add(f.env, f.envFiles)
 	return env, err
+}
+
+// attaches tells whether mk run is to be connected with a stream.
+func (f *runFlags) attaches(name string) bool {
+	return len(f.attach) == 0 || slices.ContainsFunc(f.attach, func(a string) bool { return strings.EqualFold(a, name) })
 }
 
 // labelsOver adds the flags' labels to an image's.

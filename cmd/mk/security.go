@@ -1,12 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path"
 	"strconv"
 	"strings"
 
+	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
@@ -23,6 +25,8 @@ type security struct {
 	Sysctls    []string
 	Groups     []string
 	Devices    []string
+	Umask      string `json:",omitempty"`
+	OOMScore   int    `json:",omitempty"`
 }
 
 func (w *security) define(fl *pflag.FlagSet) {
@@ -31,7 +35,9 @@ func (w *security) define(fl *pflag.FlagSet) {
 	fl.Var((*list)(&w.Ulimits), "ulimit", "limit, as NAME=SOFT[:HARD]")
 	fl.StringVar(&w.ShmSize, "shm-size", "", "size of /dev/shm (default: 64m)")
 	fl.Var((*list)(&w.Sysctls), "sysctl", "kernel parameter of the container's namespaces, as NAME=value")
-	fl.Var((*list)(&w.Groups), "group-add", "number of another group of the user")
+	fl.Var((*list)(&w.Groups), "group-add", "another group of the user, by number or by its name in the image")
+	fl.StringVar(&w.Umask, "umask", "", "rights that new files do not have (default: 0022)")
+	fl.IntVar(&w.OOMScore, "oom-score-adj", 0, "how gladly the kernel kills it when memory is short, up to 1000")
 	fl.Var((*list)(&w.Devices), "device", "device of the machine, as PATH[:CONTAINER]")
 }
 
@@ -46,12 +52,15 @@ func (w *security) settle() error {
 		}
 	}
 	for _, d := range w.Devices {
-		source, _, _ := strings.Cut(d, ":")
+		source, rest, _ := strings.Cut(d, ":")
+		if _, rights, ok := strings.Cut(rest, ":"); ok && rights != "rwm" && rights != "rw" || rest == "r" || rest == "rw" || rest == "w" {
+			return fmt.Errorf("--device %s: without root of the machine the rights of the file count: say %s without its last part", d, source)
+		}
 		var st unix.Stat_t
 		if err := unix.Stat(source, &st); err != nil {
 			return fmt.Errorf("--device %s: %w", d, err)
 		}
-		if t := st.Mode & unix.S_IFMT; t != unix.S_IFCHR && t != unix.S_IFBLK {
+		if t := st.Mode & unix.S_IFMT; t != unix.S_IFCHR && t != unix.S_IFBLK && t != unix.S_IFDIR {
 			return fmt.Errorf("--device %s: it is not a device", d)
 		}
 	}
@@ -104,10 +113,25 @@ func (w *security) apply(spec *container.Spec) error {
 		}
 		spec.Rlimits = append(spec.Rlimits, l)
 	}
+	if w.Umask != "" {
+		n, err := strconv.ParseUint(w.Umask, 8, 32)
+		if err != nil || n > 0o777 {
+			return fmt.Errorf("--umask %s: want an octal number up to 0777", w.Umask)
+		}
+		spec.Umask = uint32(n)
+	}
+	if w.OOMScore < -1000 || w.OOMScore > 1000 {
+		return fmt.Errorf("--oom-score-adj %d: want a number from -1000 to 1000", w.OOMScore)
+	}
+	spec.OOMScore = w.OOMScore
 	if w.ShmSize != "" {
+		size, err := units.RAMInBytes(w.ShmSize)
+		if err != nil || size <= 0 {
+			return fmt.Errorf("--shm-size %s: want a size as 64m", w.ShmSize)
+		}
 		for i := range spec.Mounts {
 			if spec.Mounts[i].Dest == "/dev/shm" {
-				spec.Mounts[i].Data = "size=" + strings.ToLower(w.ShmSize) + ",mode=1777"
+				spec.Mounts[i].Data = fmt.Sprintf("size=%d,mode=1777", size)
 			}
 		}
 	}
@@ -122,9 +146,12 @@ func (w *security) apply(spec *container.Spec) error {
 		spec.Sysctls[name] = value
 	}
 	for _, g := range w.Groups {
+		if g == "keep-groups" {
+			return errors.New("--group-add keep-groups: a group of yours on the machine is nobody's in the container, unless /etc/subgid has it")
+		}
 		n, err := strconv.ParseUint(g, 10, 32)
 		if err != nil {
-			return fmt.Errorf("--group-add %s: want the number of a group", g)
+			continue // a name: see words.spec
 		}
 		spec.User.Groups = append(spec.User.Groups, uint32(n))
 	}

@@ -56,7 +56,7 @@ func newRestart(a *app) *cobra.Command {
 	c.RunE = func(c *cobra.Command, args []string) error {
 		return eachContainer(args, "restart", func(ctr *container.Container) error {
 			after := ctr.StopTimeout
-			if c.Flags().Changed("time") {
+			if c.Flags().Changed("time") || c.Flags().Changed("timeout") {
 				after = seconds
 			}
 			if err := stopContainer(ctr, signal, after); err != nil {
@@ -70,6 +70,7 @@ func newRestart(a *app) *cobra.Command {
 		})
 	}
 	c.Flags().IntVarP(&seconds, "time", "t", 10, "seconds to wait before SIGKILL; -1: for ever")
+	c.Flags().IntVar(&seconds, "timeout", 10, "as --time")
 	c.Flags().StringVarP(&signal, "signal", "s", "", "signal to stop with")
 	a.usernsFlag(c)
 	return c
@@ -285,7 +286,7 @@ func newContainer(a *app) *cobra.Command {
 	for _, make := range []func(*app) *cobra.Command{
 		newRun, newCreate, newStart, newStop, newKill, newRestart, newRm, newWait, newPs, newLogs, newAttach,
 		newExec, newRename, newDiff, newCommit, newExport, newCp, newTop, newPort, newContainerPrune,
-		newStats, newUpdate, newPause, newUnpause,
+		newStats, newUpdate, newPause, newUnpause, newContainerInspect,
 	} {
 		sub := make(a)
 		if sub.Name() == "ps" {

@@ -15,11 +15,15 @@ import (
 )
 
 func newTop(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use: "top CONTAINER", Short: "List the processes of a running container", Args: cobra.ExactArgs(1),
-		Long: "List the processes of a running container, with the IDs that the machine knows them by.",
+	c := &cobra.Command{
+		Use: "top CONTAINER [-o FIELDS]", Short: "List the processes of a running container", Args: cobra.MinimumNArgs(1),
+		Long: topHelp,
 		RunE: func(_ *cobra.Command, args []string) error {
-			all, err := findContainers(args)
+			fields, err := topFields(args[1:])
+			if err != nil {
+				return err
+			}
+			all, err := findContainers(args[:1])
 			if err != nil {
 				return err
 			}
@@ -38,13 +42,49 @@ func newTop(a *app) *cobra.Command {
 			if v.words.PID != "private" && v.words.PID != "" { // what is in there is not all its own
 				kind = "mnt"
 			}
-			return printProcesses(st.Pid, kind)
+			return printProcesses(st.Pid, kind, fields)
 		},
 	}
+	c.Flags().SetInterspersed(false) // what follows the container is ps's
+	return c
 }
 
+const topHelp = `List the processes of a running container, with the IDs that the machine knows them by.
+
+-o FIELDS, as of ps, takes user, pid, ppid, stime, tty, time, comm and args.`
+
+// topFields reads options of ps, as docker has them, or names of fields, as podman.
+func topFields(words []string) ([]string, error) {
+	fields := strings.Split("user,pid,ppid,stime,tty,time,args", ",")
+	switch text := strings.Join(words, " "); {
+	case text == "" || text == "-ef":
+		return fields, nil
+	case strings.HasPrefix(text, "-o") || strings.HasPrefix(text, "-eo"):
+		words = strings.FieldsFunc(strings.TrimPrefix(strings.TrimPrefix(text, "-eo"), "-o"), func(r rune) bool { return r == ',' || r == ' ' })
+	case strings.HasPrefix(text, "-"):
+		return nil, fmt.Errorf("top: %s: want -o FIELDS", text)
+	}
+	for i, w := range words {
+		switch w {
+		case "cmd", "command":
+			words[i] = "args"
+		case "uid":
+			words[i] = "user"
+		case "start":
+			words[i] = "stime"
+		case "user", "pid", "ppid", "stime", "tty", "time", "comm", "args":
+		default:
+			return nil, fmt.Errorf("top: there is no field %q: want user, pid, ppid, stime, tty, time, comm or args", w)
+		}
+	}
+	return words, nil
+}
+
+// topHeadings are those of ps -ef.
+var topHeadings = map[string]string{"user": "UID", "comm": "COMMAND", "args": "CMD"}
+
 // printProcesses prints, as ps -ef does, the processes in a namespace of a process.
-func printProcesses(pid int, kind string) error {
+func printProcesses(pid int, kind string, fields []string) error {
 	ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, kind))
 	if err != nil {
 		return err
@@ -60,7 +100,15 @@ func printProcesses(pid int, kind string) error {
 		return err
 	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 8, 3, ' ', 0)
-	fmt.Fprintln(w, "UID\tPID\tPPID\tSTIME\tTTY\tTIME\tCMD")
+	var row []string
+	for _, f := range fields {
+		heading := topHeadings[f]
+		if heading == "" {
+			heading = strings.ToUpper(f)
+		}
+		row = append(row, heading)
+	}
+	fmt.Fprintln(w, strings.Join(row, "\t"))
 	for _, e := range entries {
 		if link, err := os.Readlink("/proc/" + e.Name() + "/ns/" + kind); err != nil || link != ns {
 			continue
@@ -69,8 +117,13 @@ func printProcesses(pid int, kind string) error {
 			const ticks = 100 // USER_HZ, the same on every Linux
 			start := boot.Add(time.Duration(p.start) * time.Second / ticks)
 			cpu := time.Duration(p.ticks) * time.Second / ticks
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%02d:%02d:%02d\t%s\n", p.user, e.Name(), p.parent, start.Format("15:04"), p.tty,
-				int(cpu.Hours()), int(cpu.Minutes())%60, int(cpu.Seconds())%60, p.command)
+			values := map[string]string{"user": p.user, "pid": e.Name(), "ppid": p.parent, "stime": start.Format("15:04"), "tty": p.tty,
+				"time": fmt.Sprintf("%02d:%02d:%02d", int(cpu.Hours()), int(cpu.Minutes())%60, int(cpu.Seconds())%60), "args": p.command, "comm": p.name}
+			row = row[:0]
+			for _, f := range fields {
+				row = append(row, values[f])
+			}
+			fmt.Fprintln(w, strings.Join(row, "\t"))
 		}
 	}
 	return w.Flush()
@@ -78,8 +131,8 @@ func printProcesses(pid int, kind string) error {
 
 // process is what top prints of one.
 type process struct {
-	user, parent, tty, command string
-	start, ticks               uint64
+	user, parent, tty, command, name string
+	start, ticks                     uint64
 }
 
 func readProcess(pid string) (p process, ok bool) {
@@ -101,7 +154,7 @@ func readProcess(pid string) (p process, ok bool) {
 		p.tty = fmt.Sprintf("pts/%d", t&0xff|t>>12&0xfff00)
 	}
 	line, _ := os.ReadFile("/proc/" + pid + "/cmdline")
-	p.command = strings.TrimSpace(strings.ReplaceAll(string(line), "\x00", " "))
+	p.command, p.name = strings.TrimSpace(strings.ReplaceAll(string(line), "\x00", " ")), string(stat[open+1:end])
 	if p.command == "" {
 		p.command = "[" + string(stat[open+1:end]) + "]"
 	}

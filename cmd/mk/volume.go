@@ -244,8 +244,12 @@ func newVolume(a *app) *cobra.Command {
 
 func newVolumeCreate(a *app) *cobra.Command {
 	var labels []string
+	var driver string
 	c := &cobra.Command{Use: "create [flags] [NAME]", Short: "Make a volume", Args: cobra.MaximumNArgs(1)}
 	c.RunE = a.inside(a.withStore(func(_ *cobra.Command, s *store, args []string) error {
+		if driver != "local" {
+			return fmt.Errorf("--driver %s: there is only local", driver)
+		}
 		v := volume{Name: container.NewID(), Created: time.Now(), Anonymous: len(args) == 0}
 		if len(args) > 0 {
 			v.Name = args[0]
@@ -265,6 +269,7 @@ func newVolumeCreate(a *app) *cobra.Command {
 		return nil
 	}))
 	c.Flags().VarP((*list)(&labels), "label", "l", "label, as KEY=value")
+	c.Flags().StringVarP(&driver, "driver", "d", "local", "as in docker; there is only local")
 	a.usernsFlag(c)
 	return c
 }
@@ -272,13 +277,29 @@ func newVolumeCreate(a *app) *cobra.Command {
 func newVolumeLs(a *app) *cobra.Command {
 	var quiet bool
 	var format string
+	var filters []string
 	c := &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List volumes", Args: cobra.NoArgs, RunE: a.withStore(func(_ *cobra.Command, s *store, _ []string) error {
 		all, err := s.volumes()
 		if err != nil {
 			return err
 		}
+		keep, err := filterOf(filters, map[string]func(volume, string) bool{
+			"name":   func(v volume, value string) bool { return strings.Contains(v.Name, value) },
+			"label":  func(v volume, value string) bool { return labelled(v.Labels, value) },
+			"driver": func(_ volume, value string) bool { return value == "local" },
+			"dangling": func(v volume, value string) bool {
+				users, err := s.volumeUsers(v.Name)
+				return err == nil && (len(users) == 0) == (value == "true" || value == "1")
+			},
+		})
+		if err != nil {
+			return err
+		}
 		var rows []volumeDocument
 		for _, v := range all {
+			if !keep.keeps(v) {
+				continue
+			}
 			rows = append(rows, s.describeVolume(v))
 		}
 		switch {
@@ -289,6 +310,7 @@ func newVolumeLs(a *app) *cobra.Command {
 		}
 		return printRows(os.Stdout, format, rows, map[string]string{"Name": "VOLUME NAME"})
 	})}
+	c.Flags().VarP((*list)(&filters), "filter", "f", "list only these: name=, label=KEY[=value], dangling=true or driver=")
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print names only")
 	c.Flags().StringVar(&format, "format", "", "Go template, \"table\" with one, or json")
 	return c
@@ -326,14 +348,24 @@ func newVolumeInspect(a *app) *cobra.Command {
 
 func newVolumePrune(a *app) *cobra.Command {
 	var all, force bool
+	var filters []string
 	c := &cobra.Command{Use: "prune", Short: "Remove the anonymous volumes that no container has", Args: cobra.NoArgs}
 	c.RunE = a.inside(a.withStore(func(_ *cobra.Command, s *store, _ []string) error {
 		list, err := s.volumes()
 		if err != nil {
 			return err
 		}
+		keep, err := filterOf(filters, map[string]func(volume, string) bool{
+			"label": func(v volume, value string) bool { return labelled(v.Labels, value) },
+		})
+		if err != nil {
+			return err
+		}
 		var freed int64
 		for _, v := range list {
+			if !keep.keeps(v) {
+				continue
+			}
 			users, err := s.volumeUsers(v.Name)
 			if err != nil {
 				return err
@@ -351,6 +383,7 @@ func newVolumePrune(a *app) *cobra.Command {
 		return nil
 	}))
 	c.Flags().BoolVarP(&all, "all", "a", false, "those with a name, too")
+	c.Flags().Var((*list)(&filters), "filter", "remove only these: label=KEY[=value]")
 	c.Flags().BoolVarP(&force, "force", "f", false, "as in docker; mk prune never asks")
 	a.usernsFlag(c)
 	return c

@@ -8,6 +8,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -20,6 +21,7 @@ import (
 // into a spec at every start.
 type words struct {
 	Hosts    []string
+	Domain   string `json:",omitempty"` // NIS
 	ReadOnly bool
 	Init     bool
 	Rootfs   string // a directory that is the root itself, in place of an image's tree
@@ -58,6 +60,7 @@ func (w *words) define(fl *pflag.FlagSet) {
 	fl.StringVar(&w.Rootfs, "rootfs", "", "directory that is the container's root, in place of IMAGE")
 	fl.Var((*list)(&w.tmpfs), "tmpfs", "empty tmpfs, as PATH[:options]")
 	fl.Var((*list)(&w.Hosts), "add-host", "line of /etc/hosts, as name:address")
+	fl.StringVar(&w.Domain, "domainname", "", "NIS domain name")
 	fl.BoolVar(&w.ReadOnly, "read-only", false, "make the root file system read-only")
 	fl.BoolVar(&w.Init, "init", false, "run an init that passes signals on and reaps processes")
 	fl.Var((*list)(&w.CapAdd), "cap-add", "add a capability")
@@ -163,11 +166,20 @@ func (w *words) spec(ctx context.Context, s *store, c *container.Container, root
 	}
 	spec.Init = w.Init
 	spec.RootReadOnly = w.ReadOnly
-	spec.Hostname = c.Hostname
+	spec.Hostname, spec.Domainname = c.Hostname, w.Domain
 	spec.Name = c.Name
 	for _, name := range []string{"resolv.conf", "hosts", "hostname"} {
 		spec.Mounts = append(spec.Mounts, container.Mount{
 			Type: container.Bind, Source: filepath.Join(c.Path("etc"), name), Dest: "/etc/" + name})
+	}
+	for _, name := range w.Groups {
+		if _, err := strconv.ParseUint(name, 10, 32); err != nil {
+			named, _, err := container.LookupUser(root, "0:"+name)
+			if err != nil {
+				return nil, fmt.Errorf("--group-add %s: %w", name, err)
+			}
+			spec.User.Groups = append(spec.User.Groups, named.GID)
+		}
 	}
 	mounts, err := w.outerMounts(ctx, s, opened)
 	if err != nil {
