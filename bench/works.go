@@ -33,8 +33,8 @@ func (b *bench) works() []*work {
 	return append([]*work{
 		b.version(), b.runTrue(), b.fiftySteps(), b.sleeps(), b.chain(), b.fan(), b.plan(),
 		b.noOpRebuild(), b.noOpCache(), b.oneChanged(), b.copyFiles(), b.writeFilesInStep(), b.save(), b.memory(),
-		b.noOpMany(), b.hashMany(), b.published(), b.wayOut(),
-	}, slices.Concat(b.modes(), b.registryWorks())...)
+		b.noOpMany(), b.hashMany(), b.published(), b.wayOut(), b.layerDigest(),
+	}, slices.Concat(b.containers(), b.modes(), []*work{b.installs()}, b.registryWorks())...)
 }
 
 // recipe writes one into the bench's directory.
