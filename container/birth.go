@@ -93,6 +93,22 @@ func (b *birthplace) close() {
 	}
 }
 
+// enteredTime tells whether the execve(2) of this process has entered the time namespace that its
+// parent's thread made for its children: before Linux 6.3 the clone is refused, or it stays outside.
+func enteredTime() error {
+	in, err := os.Readlink("/proc/self/ns/time")
+	if err != nil {
+		return fmt.Errorf("look at the time namespace: %w", err)
+	}
+	children, err := os.Readlink("/proc/self/ns/time_for_children")
+	if err == nil && in != children {
+		err = errOldTime
+	}
+	return err
+}
+
+var errOldTime = errors.New("enter a time namespace: it takes Linux 6.3")
+
 // unshare makes a time namespace for the children of this thread.
 func (t *TimeOffsets) unshare() error {
 	if err := unix.Unshare(unix.CLONE_NEWTIME); err != nil {

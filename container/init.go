@@ -66,6 +66,11 @@ func run() error {
 		comm.Close()
 	}
 
+	if spec.Namespaces.Time != nil {
+		if err := enteredTime(); err != nil {
+			return err
+		}
+	}
 	if spec.OOMScore != 0 {
 		if err := os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(spec.OOMScore)), 0); err != nil {
 			return fmt.Errorf("set the OOM score to %d, which only root of the machine may lower: %w", spec.OOMScore, err)

@@ -235,6 +235,9 @@ func spawnInit(spec *Spec, root *os.File, sources []*os.File, birth *birthplace,
 	})
 	if err != nil {
 		control.Close()
+		if spec.Namespaces.Time != nil && errors.Is(err, unix.EINVAL) {
+			return nil, nil, errOldTime
+		}
 		if spec.Cgroup != nil {
 			return nil, nil, fmt.Errorf("start in cgroup %s: %w", spec.Cgroup.path, err)
 		}
