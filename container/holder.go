@@ -46,7 +46,7 @@ type Run struct {
 	// Bridge gives a copy of the network with a name that the container is on, running or between two
 	// runs. Rewire connects it with another, or disconnects it: r.Op says which, r.Words the rest.
 	Bridge func(name string) (*os.File, error)
-	Rewire func(r Request, files []*os.File) error
+	Rewire func(r Request, files []*os.File) (notices []string, err error)
 	// Ready is called once the container runs and is written down.
 	Ready func(notices []string)
 
@@ -363,7 +363,9 @@ func (h *Holder) do(r Request, given []*os.File) (Reply, []*os.File, error) {
 		done.Streams = r.Streams
 		return done, files, err
 	case "connect", "disconnect":
-		return done, nil, h.run.Rewire(r, given)
+		var err error
+		done.Notices, err = h.run.Rewire(r, given)
+		return done, nil, err
 	}
 	return done, nil, fmt.Errorf("the holder does not know %q", r.Op)
 }

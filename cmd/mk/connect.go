@@ -223,78 +223,76 @@ func (s *networks) wayOut(w *words) (bool, error) {
 	return false, nil
 }
 
-// connectNetwork gives a run a way out. That there is none to give is said, and no error.
-func connectNetwork(ctx context.Context, n *container.Network) error {
-	err := n.Connect(ctx)
-	if ctx.Err() != nil {
-		return err
+// connectNetwork gives a run a way out. That there is none to give is a notice, and no error.
+func connectNetwork(ctx context.Context, n *container.Network) (notices []string, err error) {
+	err = n.Connect(ctx)
+	if err == nil || ctx.Err() != nil {
+		return nil, err
 	}
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "mk: the container's network leads nowhere: %v\n", err)
-		if h := userns.Advice(err); h != "" {
-			fmt.Fprintf(os.Stderr, "mk: hint: %s\n", h)
-		}
+	notices = []string{fmt.Sprintf("the container's network leads nowhere: %v", err)}
+	if h := userns.Advice(err); h != "" {
+		notices = append(notices, "hint: "+h)
 	}
-	return nil
+	return notices, nil
 }
 
 // rewire is mk network connect and disconnect in the holder. What is written down of the container is
 // whoever asks' to write, after.
-func (s *store) rewire(c *container.Container, at *socket, r container.Request, files []*os.File) error {
+func (s *store) rewire(c *container.Container, at *socket, r container.Request, files []*os.File) (notices []string, err error) {
 	var change rewiring
 	if err := json.Unmarshal(r.Words, &change); err != nil {
-		return err
+		return nil, err
 	}
 	at.mu.Lock()
 	defer at.mu.Unlock()
 	if at.network == nil {
-		return container.ErrNotRunning
+		return nil, container.ErrNotRunning
 	}
 	networks := &networks{filepath.Join(s.root, "networks"), s.containers}
 	name := change.Member.Network
 	before, err := c.Network()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if r.Op == "connect" {
 		record, err := networks.find(name)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		var given *os.File
 		if len(files) > 0 {
 			given = files[0]
 		}
 		if err := networks.plugIn(at.network, c, change.Member, record, at, given); err != nil {
-			return err
+			return nil, err
 		}
 	} else if p := at.plugged[name]; p != nil {
 		if err := at.network.Unplug(&p.plug); err != nil {
-			return err
+			return nil, err
 		}
 		p.close()
 		delete(at.plugged, name)
 	}
 	if err := at.settleNames(networks, &change.After); err != nil {
-		return err
+		return nil, err
 	}
 	outside, err := networks.wayOut(&change.After)
 	if err == nil && outside && at.network.Driver == "" {
-		err = connectNetwork(context.Background(), at.network)
+		notices, err = connectNetwork(context.Background(), at.network)
 	} else if err == nil && !outside {
 		err = at.network.Disconnect()
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var ports []container.Port
 	if before != nil {
 		ports = before.Ports
 	}
 	if err := s.writeNames(c, &change.After, at.network); err != nil {
-		return err
+		return nil, err
 	}
-	return c.SetNetwork(at.status(ports))
+	return notices, c.SetNetwork(at.status(ports))
 }
 
 // rewiring is a change of a running container's networks.
@@ -343,12 +341,15 @@ func (s *networks) rewire(op, name string, c *container.Container, change func(*
 					return err
 				}
 			}
-			_, _, err := c.Ask(request, bridge...)
+			reply, _, err := c.Ask(request, bridge...)
 			for _, f := range bridge {
 				f.Close()
 			}
 			if err != nil {
 				return err
+			}
+			for _, n := range reply.Notices {
+				fmt.Fprintln(os.Stderr, "mk:", n)
 			}
 		} else if op == "connect" {
 			if _, err := s.freePlug(record, m); err != nil {

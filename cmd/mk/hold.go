@@ -73,7 +73,7 @@ func (a *app) hold(h holding) error {
 			return s.removeContainer(c, layer, &w)
 		},
 		Bridge: at.bridge,
-		Rewire: func(r container.Request, files []*os.File) error { return s.rewire(c, at, r, files) },
+		Rewire: func(r container.Request, files []*os.File) ([]string, error) { return s.rewire(c, at, r, files) },
 		Ready: func(notices []string) {
 			ready = true
 			for _, n := range notices {

@@ -223,8 +223,12 @@ func (s *store) openNetwork(ctx context.Context, c *container.Container, w *word
 		return nil, stop, err
 	}
 	if outside {
-		if err := connectNetwork(ctx, n); err != nil {
+		notices, err := connectNetwork(ctx, n)
+		if err != nil {
 			return nil, stop, err
+		}
+		for _, n := range notices {
+			fmt.Fprintln(os.Stderr, "mk:", n)
 		}
 	}
 	if !n.Address.IsValid() && (outside || len(ports) > 0) {
