@@ -14,8 +14,9 @@ import (
 	"mk/userns"
 )
 
-// Init is stage init: pid 1 of new namespaces, root with all capabilities, in the mounts of stage
-// inside. It becomes the container by its orders, and never returns.
+// Init is stage init: the first process of a container that no thread can make (see Spec.here), or a
+// command of Exec. It is in the new namespaces, root with all capabilities, and in the mounts of
+// stage inside. It becomes the container by its orders, and never returns.
 func Init([]string) {
 	err := run()
 	if send(packet{Failure: toFailure(err)}, -1) != nil {
@@ -24,7 +25,7 @@ func Init([]string) {
 	os.Exit(125)
 }
 
-// Of several threads each has namespaces of its own, and those of pid 1 are those of its first
+// Of several threads each has namespaces of its own, and those of a process are those of its first
 // thread. Only before main can it be had for sure.
 func init() {
 	if userns.StageOf(os.Args[0]) == userns.StageInit {

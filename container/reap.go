@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reap starts the command as a child of pid 1, and is then what a pid 1 must be: it passes
+// reap starts the command as a child of an exec'd init, and is then what a pid 1 must be: it passes
 // signals on to the command, buries every orphan, and ends as the command ended; with it end all
 // that are left. It returns only when the command could not be started.
 //

@@ -5,7 +5,7 @@
 //
 //	mk           the user's process: flags, plan, look-ups, waiting
 //	mk:inside    the same command in its own user and mount namespaces
-//	mk:init      the first process of one container or RUN step
+//	mk:init      the beginning of a command in a container where others already are
 //
 // A command runs whole in one of the first two. Which one is said where the
 // command is made: its RunE is either a plain function or wrapped by inside.
