@@ -2,7 +2,6 @@ package userns
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -35,8 +34,8 @@ func Arrive() (*Inside, error) {
 	in := &Inside{lifeline: os.NewFile(lifelineFD, "lifeline")}
 
 	// Until the host has written the maps we are nobody; its message is the sign that it has.
-	var hello hello
-	if err := json.NewDecoder(in.lifeline).Decode(&hello); err != nil {
+	hello, err := receiveHello(in.lifeline)
+	if err != nil {
 		return nil, fmt.Errorf("wait for the ID maps: %w", ErrHostGone)
 	}
 	in.Choice = hello.Choice

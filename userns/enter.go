@@ -1,11 +1,12 @@
 package userns
 
 import (
+	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strconv"
@@ -22,8 +23,43 @@ const lifelineFD = 3
 
 // hello is the one message on the lifeline. It is sent when the maps are in force.
 type hello struct {
-	Choice Choice `json:"choice"`
-	Files  int    `json:"files"` // how many descriptors behind lifelineFD are Enter's
+	Choice Choice
+	Files  int // how many descriptors behind lifelineFD are Enter's
+}
+
+// send writes it, as numbers and words: JSON takes each of two programs that have just begun half a
+// millisecond to prepare for.
+func (h *hello) send(w io.Writer) error {
+	text := fmt.Sprintf("%q %q %t %d", h.Choice.Mode, h.Choice.Reason, h.Choice.Userns, h.Files)
+	for _, ranges := range [][]Range{h.Choice.UIDs, h.Choice.GIDs} {
+		text += fmt.Sprintf(" %d", len(ranges))
+		for _, r := range ranges {
+			text += fmt.Sprintf(" %d %d %d", r.Inside, r.Outside, r.Length)
+		}
+	}
+	_, err := io.WriteString(w, text+"\n")
+	return err
+}
+
+func receiveHello(r io.Reader) (*hello, error) {
+	h, in := new(hello), bufio.NewReader(r)
+	if _, err := fmt.Fscanf(in, "%q %q %t %d", &h.Choice.Mode, &h.Choice.Reason, &h.Choice.Userns, &h.Files); err != nil {
+		return nil, err
+	}
+	for _, ranges := range []*[]Range{&h.Choice.UIDs, &h.Choice.GIDs} {
+		var n int
+		if _, err := fmt.Fscan(in, &n); err != nil {
+			return nil, err
+		}
+		for range n {
+			var r Range
+			if _, err := fmt.Fscan(in, &r.Inside, &r.Outside, &r.Length); err != nil {
+				return nil, err
+			}
+			*ranges = append(*ranges, r)
+		}
+	}
+	return h, nil
 }
 
 // leaveGrace is how long stage inside may clean up after its lifeline was cut.
@@ -124,7 +160,7 @@ func admit(choice Choice, args []string, files []*os.File) (_ *os.Process, lifel
 		err = writeMaps(child.Pid, choice)
 	}
 	if err == nil {
-		err = json.NewEncoder(w).Encode(hello{choice, len(files)})
+		err = (&hello{choice, len(files)}).send(w)
 	}
 	if err != nil {
 		w.Close()

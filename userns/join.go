@@ -1,7 +1,6 @@
 package userns
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -37,7 +36,7 @@ func Join(choice Choice, user *os.File, args []string, files ...*os.File) (*Chil
 	all := append([]*os.File{os.Stdin, os.Stdout, os.Stderr, r}, files...)
 	proc, err := forkJoin(user, append([]string{InsideName}, args...), all)
 	if err == nil {
-		err = json.NewEncoder(w).Encode(hello{choice, len(files)})
+		err = (&hello{choice, len(files)}).send(w)
 		if err != nil {
 			proc.Kill()
 			proc.Wait()
