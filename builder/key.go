@@ -197,6 +197,9 @@ func (r *Records) StepKeys(step Key) []Key {
 // SetLast remembers what the step at a place of a recipe had, for the next build
 // to explain itself by.
 func (r *Records) SetLast(place, text string) error {
+	if r.Last(place) == text { // of a build in which nothing changed: reading is cheaper than a rename
+		return nil
+	}
 	return r.write("p", string(hashKey(place)), []byte(text))
 }
 
