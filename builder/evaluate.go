@@ -19,7 +19,10 @@ import (
 // variables, writes its line of history, and where the instruction makes a
 // layer, adds a node to the graph.
 func (p *planner) step(s *Stage, raw recipe.Step, place string, open []*recipe.Stage) error {
-	title := Redact(recipe.Title(raw, s.scope.Vars())) // with the variables from before the step
+	title := ""
+	if _, run := raw.(*recipe.Run); !run {
+		title = Redact(recipe.Title(raw, s.scope.Vars())) // with the variables from before the step
+	}
 	step, _, err := s.scope.Expand(raw)
 	if err != nil {
 		return err
