@@ -30,7 +30,7 @@ func (b *bench) installs() *work {
 			if err := downloaded(); err != nil {
 				return err
 			}
-			_, err := output(b.command("unshare", "--map-root-user", "--map-auto", "sh", "-c", "rm -rf $BENCH/chroot && mkdir $BENCH/chroot && tar -C $BENCH/chroot -xf $BENCH/downloaded.tar"))
+			_, err := output(b.command("unshare", "--map-root-user", "--map-auto", "sh", "-c", "rm -rf $BENCH/chroot && mkdir $BENCH/chroot && tar --exclude='dev/*' -C $BENCH/chroot -xf $BENCH/downloaded.tar"))
 			return err
 		}, command: func() *exec.Cmd {
 			return b.command("unshare", "--map-root-user", "--map-auto", "-mpf", "sh", "-c",
@@ -46,7 +46,7 @@ func (b *bench) download() error {
 	if _, err := exec.LookPath("mmdebstrap"); err != nil {
 		return err
 	}
-	if _, err := output(b.command("mmdebstrap", "--mode=unshare", "--variant=minbase", "--quiet", "stable", b.path("debian.tar"))); err != nil {
+	if _, err := output(b.command("sh", "-c", ". /etc/os-release && exec mmdebstrap --mode=unshare --variant=minbase --quiet $VERSION_CODENAME $BENCH/debian.tar")); err != nil {
 		return err
 	}
 	recipe, err := b.recipe("Download", "FROM debian", "RUN rm -f /etc/apt/apt.conf.d/docker-clean; apt-get update -qq && apt-get install -qq -y --download-only --no-install-recommends "+packages)
