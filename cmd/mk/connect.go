@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -303,16 +304,16 @@ type rewiring struct {
 
 // rewire changes which networks a container is on.
 func (s *networks) rewire(op, name string, c *container.Container, change func(*words) (membership, error)) error {
+	unlock, err := s.lock() // first, as at a start
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	unlockContainer, err := c.Change()
 	if err != nil {
 		return err
 	}
 	defer unlockContainer()
-	unlock, err := s.lock()
-	if err != nil {
-		return err
-	}
-	defer unlock()
 	record, err := s.find(name)
 	if err != nil {
 		return err
@@ -326,32 +327,10 @@ func (s *networks) rewire(op, name string, c *container.Container, change func(*
 		if err != nil {
 			return err
 		}
-		running, err := c.Running()
-		if err != nil {
+		switch told, err := s.tell(op, name, c, rewiring{m, w}); {
+		case err != nil:
 			return err
-		}
-		if running {
-			request := container.Request{Op: op}
-			if request.Words, err = json.Marshal(rewiring{m, w}); err != nil {
-				return err
-			}
-			var bridge []*os.File
-			if op == "connect" {
-				if bridge, err = s.bridgeOf(name); err != nil {
-					return err
-				}
-			}
-			reply, _, err := c.Ask(request, bridge...)
-			for _, f := range bridge {
-				f.Close()
-			}
-			if err != nil {
-				return err
-			}
-			for _, n := range reply.Notices {
-				fmt.Fprintln(os.Stderr, "mk:", n)
-			}
-		} else if op == "connect" {
+		case !told && op == "connect":
 			if _, err := s.freePlug(record, m); err != nil {
 				return err
 			}
@@ -359,6 +338,39 @@ func (s *networks) rewire(op, name string, c *container.Container, change func(*
 		r.Words, err = json.Marshal(w)
 		return err
 	})
+}
+
+// rewireWithin is how long a container may be between two runs, or ending.
+const rewireWithin = 5 * time.Second
+
+// tell has the holder of a container change its networks; false when it does not run.
+func (s *networks) tell(op, name string, c *container.Container, change rewiring) (told bool, err error) {
+	request := container.Request{Op: op}
+	if request.Words, err = json.Marshal(change); err != nil {
+		return false, err
+	}
+	for until := time.Now().Add(rewireWithin); ; time.Sleep(20 * time.Millisecond) {
+		if running, err := c.Running(); err != nil || !running {
+			return false, err
+		}
+		var bridge []*os.File
+		if op == "connect" {
+			if bridge, err = s.bridgeOf(name); err != nil {
+				return false, err
+			}
+		}
+		reply, _, err := c.Ask(request, bridge...)
+		for _, f := range bridge {
+			f.Close()
+		}
+		if (errors.Is(err, container.ErrNotRunning) || errors.Is(err, container.ErrKilled)) && time.Now().Before(until) {
+			continue // it is just ending, or starting again
+		}
+		for _, n := range reply.Notices {
+			fmt.Fprintln(os.Stderr, "mk:", n)
+		}
+		return err == nil, err
+	}
 }
 
 // bridgeOf asks who is on a network for its bridge; nobody may be.
