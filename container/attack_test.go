@@ -191,9 +191,10 @@ func TestWorkingDirectoryCannotLeadOut(t *testing.T) {
 func TestExecutableCannotBeHad(t *testing.T) {
 	both(t, func(t *testing.T, init bool) {
 		dir := newRoot(t)
-		write(t, dir, "script", "#!/proc/self/exe -test.run=^TestMain$\n")
+		write(t, dir, "script", "#!/proc/self/exe\n")
 		os.Chmod(dir+"/script", 0o755)
-		for _, command := range []string{"/proc/self/exe", "/script"} {
+		os.Symlink("/proc/self/exe", dir+"/link")
+		for _, command := range []string{"/proc/self/exe", "/script", "/link"} {
 			s := spec(command, "-test.run=^TestMain$")
 			s.Init = init
 			if out, status, err := run1(t, dir, s); err != nil || status.Code != 125 || out != "" {

@@ -19,7 +19,8 @@ import (
 // command that leads there, or the interpreter that a script names, would hand it to a container
 // whose root may be the user who may write to it (CVE-2019-5736). So the child becomes this
 // first, which costs a tenth of a millisecond. Its arguments are the file to execute and the
-// arguments of that; descriptor 3 is where it reports an errno, of 8 bytes.
+// arguments of that; descriptor 3 is where it reports an errno, of 8 bytes. Without it, as when a
+// command has led back to it, it ends.
 //
 // reaper is pid 1 for commands that want one to bury orphans. It takes its name, lets nobody look
 // into it, and does nothing: SIGCHLD is ignored, so that the kernel buries them, and no other signal

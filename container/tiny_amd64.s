@@ -9,6 +9,8 @@ TEXT ·starter(SB), NOSPLIT|NOFRAME, $0-0
 	MOVL	$2, SI
 	MOVL	$1, DX
 	SYSCALL
+	TESTQ	AX, AX
+	JLT	end			// it was not mk that started it
 	MOVQ	8(SP), DI		// argv[0]
 	LEAQ	16(SP), SI		// argv+1
 	MOVQ	0(SP), AX		// argc
@@ -22,6 +24,7 @@ TEXT ·starter(SB), NOSPLIT|NOFRAME, $0-0
 	MOVQ	SP, SI
 	MOVL	$8, DX
 	SYSCALL
+end:
 	MOVL	$231, AX
 	MOVL	$125, DI
 	SYSCALL

@@ -9,6 +9,8 @@ TEXT ·starter(SB), NOSPLIT|NOFRAME, $0-0
 	MOVD	$1, R2
 	MOVD	$25, R8
 	SVC
+	CMP	$0, R0
+	BLT	end			// it was not mk that started it
 	MOVD	8(RSP), R0		// argv[0]
 	ADD	$16, RSP, R1		// argv+1
 	MOVD	0(RSP), R2		// argc
@@ -22,6 +24,7 @@ TEXT ·starter(SB), NOSPLIT|NOFRAME, $0-0
 	MOVD	$8, R2
 	MOVD	$64, R8
 	SVC
+end:
 	MOVD	$125, R0
 	MOVD	$94, R8
 	SVC
