@@ -26,9 +26,7 @@ func cmdForeign(ts *testscript.TestScript, neg bool, args []string) {
 	if runtime.GOARCH == "arm64" {
 		skip(fmt.Errorf("this machine is arm64"))
 	}
-	bb, err := cached("busybox-static-"+arch, func(path string) error {
-		return fromPackage("busybox-static", arch, "bin/busybox", path)
-	})
+	bb, err := foreignBusybox(arch)
 	if err != nil {
 		skip(err)
 	}
@@ -55,6 +53,12 @@ func cmdForeign(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Check(os.WriteFile(filepath.Join(bin, "qemu-aarch64-static"), binary, 0o755))
 	ts.Setenv("PATH", bin+":"+ts.Getenv("PATH"))
+}
+
+func foreignBusybox(arch string) (string, error) {
+	return cached("busybox-static-"+arch, func(path string) error {
+		return fromPackage("busybox-static", arch, "bin/busybox", path)
+	})
 }
 
 // fromPackage fetches a package of an architecture, with apt lists of its own, and

@@ -237,6 +237,11 @@ func vmDisk(t *testing.T, path, self string) {
 		t.Fatal(err)
 	}
 	put("usr/bin/mk", mkBinary(t))
+	if bb, err := foreignBusybox("i386"); err != nil {
+		t.Skip(err) // owners_battery needs it, and there is no archive in the machine
+	} else {
+		put("home/single/cache/busybox-static-i386", bb)
+	}
 	put("tests/cmd.test", self)
 	for _, name := range []string{"newuidmap", "newgidmap"} {
 		program, err := exec.LookPath(name)
