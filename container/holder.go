@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/signal"
 	"strconv"
 	"strings"
 	"sync"
@@ -49,6 +48,8 @@ type Run struct {
 	Rewire func(r Request, files []*os.File) (notices []string, err error)
 	// Ready is called once the container runs and is written down.
 	Ready func(notices []string)
+
+	Signals <-chan os.Signal // for the container; those that come before it runs wait
 
 	Direct *IO  // the container's streams as they are, in place of a log and attached clients
 	Log    bool // keep a log
@@ -261,9 +262,7 @@ func restarts(policy string, code, before int) bool {
 
 // passSignals: a signal for the holder, as at the end of a session, is for the container.
 func (h *Holder) passSignals() {
-	sigs := make(chan os.Signal, 16)
-	signal.Notify(sigs, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
-	for s := range sigs {
+	for s := range h.run.Signals {
 		h.signal(s.(unix.Signal))
 	}
 }

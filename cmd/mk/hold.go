@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime/debug"
 	"strings"
@@ -31,7 +32,10 @@ type holding struct {
 
 // hold starts a container, tells the process outside, lets go of the caller's terminal and of the
 // store, and stays until the container has ended. It is in the stage inside.
-func (a *app) hold(h holding) error {
+// The end of ctx before there is a container ends it all; afterwards signals are the container's.
+func (a *app) hold(ctx context.Context, h holding) error {
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
 	if len(a.in.Files) == 0 {
 		return errors.New("hold a container: there is nobody to tell")
 	}
@@ -52,8 +56,9 @@ func (a *app) hold(h holding) error {
 	}
 	ready := false
 	stop := func() {} // what goes on beside a run
-	err = c.Hold(context.Background(), container.Run{
-		Client: client, Attach: h.attach, Stdin: h.stdin, Direct: h.direct, Log: true,
+	run := container.Run{
+		Signals: signals,
+		Client:  client, Attach: h.attach, Stdin: h.stdin, Direct: h.direct, Log: true,
 		Start: func(ctx context.Context, stdio container.IO) (p *container.Process, err error) {
 			if now, err := s.containers.Find(c.ID); err == nil && ready { // mk update may have been there
 				var said words
@@ -83,7 +88,10 @@ func (a *app) hold(h holding) error {
 			s.Close()
 			letGo()
 		},
-	})
+	}
+	if err = ctx.Err(); err == nil { // nobody has asked mk to end before signals were heard
+		err = c.Hold(context.Background(), run)
+	}
 	if ready {
 		return nil // it was written down; nobody is there to read it
 	}

@@ -317,7 +317,7 @@ func (a *app) run(ctx context.Context, f *runFlags, name string, args []string) 
 			h.direct.Stdin = os.Stdin
 		}
 	}
-	return a.hold(h)
+	return a.hold(ctx, h)
 }
 
 // createContainer makes all of a container but its commit: what it is, and its layer on the image's.

@@ -23,6 +23,8 @@ type session struct {
 	streams map[string]*os.File // stdin, stdout, stderr; tty is both ways
 	child   *userns.Child       // the holder, if this process started it
 
+	signals chan os.Signal // for the command, from launch on: none may be lost between two who listen
+
 	tty, stdin bool // what the user asked for
 	sigProxy   bool
 	keys       []byte // that leave a terminal; nil: none
@@ -53,26 +55,25 @@ func (a *app) launch(choice userns.Choice, w *words, args []string) (*session, e
 		neighbours.give(conn) // when it fails, inside has said why
 	}
 	// Until there is a container, what is for mk is for inside.
-	sigs := make(chan os.Signal, 16)
-	signal.Notify(sigs, unix.SIGTERM, unix.SIGHUP)
-	done := make(chan struct{})
-	defer func() {
-		signal.Stop(sigs)
-		close(done)
-	}()
+	s := &session{conn: conn, child: child, signals: make(chan os.Signal, 16)}
+	signal.Notify(s.signals, unix.SIGTERM, unix.SIGHUP)
+	begun, passed := make(chan struct{}), make(chan struct{})
 	go func() {
+		defer close(passed)
 		for {
 			select {
-			case sig := <-sigs:
+			case sig := <-s.signals:
 				child.Signal(sig)
-			case <-done:
+			case <-begun:
 				return
 			}
 		}
 	}()
-	s := &session{conn: conn, child: child}
 	reply, files, err := conn.Next()
+	close(begun)
+	<-passed
 	if err != nil {
+		signal.Stop(s.signals)
 		conn.Close()
 		status, werr := child.Wait()
 		if werr != nil {
@@ -122,10 +123,14 @@ func (s *session) relay() error {
 }
 
 func (s *session) run() (status int, err error) {
-	going := make(chan os.Signal, 1) // asked to, as by a terminal that is closed: the container goes on
+	if s.signals == nil {
+		s.signals = make(chan os.Signal, 16)
+	}
+	var going chan os.Signal // asked to, as by a terminal that is closed: the container goes on
 	if s.sigProxy {
 		defer s.passSignals()()
 	} else {
+		going = s.signals
 		signal.Notify(going, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 		defer signal.Stop(going)
 	}
@@ -264,15 +269,14 @@ func (s *session) resize() {
 
 // passSignals passes on the signals that ask a command for something.
 func (s *session) passSignals() (stop func()) {
-	sigs := make(chan os.Signal, 16)
-	signal.Notify(sigs, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
+	signal.Notify(s.signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
 	go func() {
-		for sig := range sigs {
+		for sig := range s.signals {
 			s.conn.Send(container.Request{Op: "signal", Signal: int(sig.(unix.Signal))})
 		}
 	}()
 	return func() {
-		signal.Stop(sigs)
-		close(sigs)
+		signal.Stop(s.signals)
+		close(s.signals)
 	}
 }

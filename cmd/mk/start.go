@@ -155,7 +155,7 @@ func (a *app) startInside(ctx context.Context, id string, attach, stdin bool) er
 		unlock()
 		return fmt.Errorf("start %s: %w", c.Name, err)
 	}
-	return a.hold(holding{
+	return a.hold(ctx, holding{
 		store: s, c: c, layer: layer, attach: attach || stdin, stdin: stdin,
 		settled: func() error { unlock(); return nil },
 	})
