@@ -5,6 +5,7 @@ import (
 	"path"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"unsafe"
 
@@ -525,6 +526,16 @@ func (n *newborn) send(fd int32) {
 	raw(unix.SYS_SENDMSG, uintptr(n.control), uintptr(unsafe.Pointer(&n.message)), unix.MSG_NOSIGNAL, 0, 0, 0)
 }
 
+// knownCaps is how many capabilities the kernel knows: the first ones.
+var knownCaps = sync.OnceValue(func() int {
+	for c := range 64 {
+		if _, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(c), 0, 0, 0); err != nil {
+			return c
+		}
+	}
+	return 64
+})
+
 // prepare is a newborn of a spec, but for its mounts: whatever can fail in Go's way fails here.
 func prepare(spec *Spec, file string, setgroupsDenied bool, notice func(string)) (*newborn, error) {
 	n := &newborn{umask: int(spec.Umask), user: &spec.User, noNewPrivs: spec.NoNewPrivs, keyring: len(spec.Seccomp) == 0,
@@ -538,10 +549,7 @@ func prepare(spec *Spec, file string, setgroupsDenied bool, notice func(string))
 	head.Level, head.Type = unix.SOL_SOCKET, unix.SCM_RIGHTS
 	head.SetLen(unix.SizeofCmsghdr + 4)
 
-	for c := 0; c < 64; c++ {
-		if _, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(c), 0, 0, 0); err != nil {
-			break // the kernel knows no more
-		}
+	for c := range knownCaps() {
 		if !spec.Caps.Has(c) {
 			n.dropped = append(n.dropped, c)
 		}

@@ -111,11 +111,7 @@ func (p *Process) startHere(spec *Spec, root *os.File, sources []*os.File, stdio
 	p.terminal, p.left = m.terminal, left
 	p.joiner.adopt(work)
 	p.proc, _ = os.FindProcess(m.pid)
-	for i, mount := range spec.Mounts {
-		if mount.Owned && sources[i] != nil && spec.Listener != nil {
-			p.owned, sources[i] = append(p.owned, sources[i]), nil
-		}
-	}
+	p.takeOwned(sources)
 	err = m.listen(m.command, m.control, func(f *os.File) (err error) {
 		p.stopListener, err = spec.Listener(f, p.Pid(), p.owned)
 		return err

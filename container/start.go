@@ -124,11 +124,7 @@ func Start(ctx context.Context, spec *Spec, root *os.File, stdio IO) (_ *Process
 		p.joiner.work = birth.work
 	}
 	p.watch(ctx)
-	for i, m := range spec.Mounts {
-		if m.Owned && sources[i] != nil && spec.Listener != nil {
-			p.owned, sources[i] = append(p.owned, sources[i]), nil
-		}
-	}
+	p.takeOwned(sources)
 	err = p.listen(control, spec.Listener, p.owned)
 	if err != nil {
 		p.unwatch()
@@ -146,6 +142,15 @@ func Start(ctx context.Context, spec *Spec, root *os.File, stdio IO) (_ *Process
 func newProcess(ctx context.Context, spec *Spec, stubs stubs) *Process {
 	return &Process{main: true, stubs: stubs, done: make(chan struct{}), spec: spec,
 		cause: func() error { return context.Cause(ctx) }}
+}
+
+// takeOwned keeps the sources that are the Listener's to know, and leaves nil for them.
+func (p *Process) takeOwned(sources []*os.File) {
+	for i, m := range p.spec.Mounts {
+		if m.Owned && sources[i] != nil && p.spec.Listener != nil {
+			p.owned, sources[i] = append(p.owned, sources[i]), nil
+		}
+	}
 }
 
 // watch ends the container when ctx ends.
