@@ -402,6 +402,24 @@ func (t *tracer) open(dirfd int32, addr uint64, flags int, mode uint32) reply {
 	return native
 }
 
+// openKept opens (O_PATH) the file that a call names, if its owner is kept with it; else there is
+// nothing to close, and the kernel may answer.
+func (t *tracer) openKept(dirfd int32, addr uint64, flags int) (fd int, _ *unix.Stat_t, ok bool) {
+	path, link, e := t.locate(dirfd, addr, flags)
+	if e != 0 {
+		return -1, nil, false
+	}
+	if fd, e = openPath(path, link); e != 0 {
+		return -1, nil, false
+	}
+	st := new(unix.Stat_t)
+	if unix.Fstat(fd, st) != nil || !t.keeps(fd, st) {
+		unix.Close(fd)
+		return -1, nil, false
+	}
+	return fd, st, true
+}
+
 // openToWrite is open of a file that must be there: the kernel opens, if the caller may.
 func (t *tracer) openToWrite(dirfd int32, addr uint64, flags int) reply {
 	c, ok := t.who()
@@ -412,17 +430,12 @@ func (t *tracer) openToWrite(dirfd int32, addr uint64, flags int) reply {
 	if flags&unix.O_NOFOLLOW != 0 {
 		look = unix.AT_SYMLINK_NOFOLLOW
 	}
-	path, link, e := t.locate(dirfd, addr, look)
-	if e != 0 {
-		return native
-	}
-	fd, e := openPath(path, link)
-	if e != 0 {
+	fd, st, ok := t.openKept(dirfd, addr, look)
+	if !ok {
 		return native
 	}
 	defer unix.Close(fd)
-	var st unix.Stat_t
-	if unix.Fstat(fd, &st) != nil || !t.keeps(fd, &st) || t.may(&c, fd, &st, needed(flags)) {
+	if t.may(&c, fd, st, needed(flags)) {
 		return native
 	}
 	if kind := st.Mode & unix.S_IFMT; kind == unix.S_IFLNK || kind == unix.S_IFDIR {

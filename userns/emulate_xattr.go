@@ -160,19 +160,11 @@ func (t *tracer) giveBytes(b []byte, addr, size uint64) reply {
 
 // listAttrs answers the calls that list attributes, where the keeper's would be among them.
 func (t *tracer) listAttrs(dirfd int32, addr, buf, size uint64, flags int) reply {
-	path, link, e := t.locate(dirfd, addr, flags)
-	if e != 0 {
-		return native
-	}
-	fd, e := openPath(path, link)
-	if e != 0 {
+	fd, st, ok := t.openKept(dirfd, addr, flags)
+	if !ok {
 		return native
 	}
 	defer unix.Close(fd)
-	var st unix.Stat_t
-	if unix.Fstat(fd, &st) != nil || !t.keeps(fd, &st) {
-		return native
-	}
 	all := make([]byte, 64<<10) // XATTR_LIST_MAX
 	n, err := unix.Listxattr(byFD(fd), all)
 	if err != nil || n == 0 {
