@@ -87,6 +87,16 @@ func (s *Store) Has(d v1.Descriptor) (bool, error) {
 // from Layers, when it is an uncompressed layer, or through the Fetcher, when a
 // source is known; otherwise the error is ErrAbsent.
 func (s *Store) Open(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
+	return s.open(ctx, d, true)
+}
+
+// Pass is Open for somebody who sends the bytes on: of what comes through the Fetcher, nothing stays.
+func (s *Store) Pass(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
+	return s.open(ctx, d, false)
+}
+
+// open is Open, or if the store is not to keep what it fetches, Pass.
+func (s *Store) open(ctx context.Context, d v1.Descriptor, keep bool) (io.ReadCloser, error) {
 	if err := CheckDescriptor(d); err != nil {
 		return nil, err
 	}
@@ -103,7 +113,7 @@ func (s *Store) Open(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error
 				return rc, nil
 			}
 		}
-		rc, formErr := s.openForm(ctx, d)
+		rc, formErr := s.openForm(ctx, d, keep)
 		switch {
 		case formErr == nil:
 			return rc, nil
@@ -114,10 +124,17 @@ func (s *Store) Open(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error
 		}
 	}
 	if fetcher != nil && len(s.Sources(d.Digest)) > 0 {
-		if err := fetcher.FetchLayer(ctx, s, d); err != nil {
+		if keep {
+			if err := fetcher.FetchLayer(ctx, s, d); err != nil {
+				return nil, err
+			}
+			return s.openFile(d)
+		}
+		rc, err := fetcher.OpenLayer(ctx, s, d)
+		if err != nil {
 			return nil, err
 		}
-		return s.openFile(d)
+		return newVerifier(rc, d.Digest, d.Size), nil
 	}
 	if from := s.Sources(d.Digest); len(from) > 0 {
 		return nil, fmt.Errorf("%s (it is in %s): %w", d.Digest, from[0], ErrAbsent)
@@ -126,10 +143,10 @@ func (s *Store) Open(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error
 }
 
 // openForm opens an uncompressed layer by decompressing one of its forms.
-func (s *Store) openForm(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
+func (s *Store) openForm(ctx context.Context, d v1.Descriptor, keep bool) (io.ReadCloser, error) {
 	err := fmt.Errorf("%s: %w", d.Digest, ErrAbsent)
 	for _, form := range s.forms(d.Digest) {
-		raw, formErr := s.Open(ctx, form)
+		raw, formErr := s.open(ctx, form, keep)
 		if formErr == nil {
 			return newUncompressed(raw, d.Digest, d.Size)
 		}

@@ -170,6 +170,11 @@ func checkXzWindow(head []byte) error {
 // the store and the tar have been verified. A layer that is absent as a blob
 // comes from its tree, or through the Fetcher.
 func (l Layer) Uncompressed(ctx context.Context) (io.ReadCloser, error) {
+	return l.uncompressed(ctx, true)
+}
+
+// uncompressed is Uncompressed; keep says whether the store keeps what it has to fetch.
+func (l Layer) uncompressed(ctx context.Context, keep bool) (io.ReadCloser, error) {
 	present, err := l.Present()
 	if err != nil {
 		return nil, err
@@ -180,7 +185,7 @@ func (l Layer) Uncompressed(ctx context.Context) (io.ReadCloser, error) {
 			return rc, err
 		}
 	}
-	raw, err := l.store.Open(ctx, l.Descriptor)
+	raw, err := l.store.open(ctx, l.Descriptor, keep)
 	if err != nil {
 		return nil, err
 	}

@@ -302,7 +302,10 @@ func (e exporter) asIs(ctx context.Context, d v1.Descriptor) error {
 	if ok, err := e.sink.Has(ctx, d); ok || err != nil {
 		return err
 	}
-	_, err := e.sink.Blob(ctx, d, func(ctx context.Context) (io.ReadCloser, error) { return e.store.Open(ctx, d) })
+	_, err := e.sink.Blob(ctx, d, func(ctx context.Context) (io.ReadCloser, error) { return e.store.Pass(ctx, d) })
+	if errors.Is(err, ErrDigest) { // one place gave wrong bytes: Open asks the others, too
+		_, err = e.sink.Blob(ctx, d, func(ctx context.Context) (io.ReadCloser, error) { return e.store.Open(ctx, d) })
+	}
 	return err
 }
 
@@ -348,7 +351,7 @@ func (e exporter) layer(ctx context.Context, l Layer) (v1.Descriptor, error) {
 	d := v1.Descriptor{MediaType: ociLayerType(want)}
 	open := func(ctx context.Context) (io.ReadCloser, error) { return l.compressed(ctx, want, e.opts.Level) }
 	if want == Uncompressed {
-		open = l.Uncompressed
+		open = func(ctx context.Context) (io.ReadCloser, error) { return l.uncompressed(ctx, false) }
 	}
 	out, err := e.sink.Blob(ctx, d, open)
 	if err != nil || want == Uncompressed {
@@ -360,7 +363,7 @@ func (e exporter) layer(ctx context.Context, l Layer) (v1.Descriptor, error) {
 // compressed returns the layer compressed on the fly. An error of the layer, a
 // wrong digest among them, is the error of the last Read.
 func (l Layer) compressed(ctx context.Context, how Compression, level int) (io.ReadCloser, error) {
-	src, err := l.Uncompressed(ctx)
+	src, err := l.uncompressed(ctx, false)
 	if err != nil {
 		return nil, err
 	}

@@ -37,10 +37,13 @@ type Layers interface {
 	OpenLayer(ctx context.Context, diffID digest.Digest) (io.ReadCloser, int64, error)
 }
 
-// Fetcher brings a blob into the store from where Sources says it is.
-// registry.Client is one.
+// Fetcher has blobs from where Sources says they are. registry.Client is one.
 type Fetcher interface {
+	// FetchLayer brings a blob into the store.
 	FetchLayer(ctx context.Context, s *Store, d v1.Descriptor) error
+	// OpenLayer gives a blob's bytes as they come, and keeps none. The store verifies
+	// what it reads, and closes it.
+	OpenLayer(ctx context.Context, s *Store, d v1.Descriptor) (io.ReadCloser, error)
 }
 
 // Tagged is one entry of index.json.

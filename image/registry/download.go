@@ -65,10 +65,10 @@ type download struct {
 
 	body   io.ReadCloser // nil: the next Read asks
 	cancel context.CancelFunc
-	stall  *time.Timer
-	n      int64 // bytes read
-	barren int   // breaks since the last byte
-	whole  bool  // the registry refused a Range: ask for all of it
+	stall  *time.Timer // runs while somebody waits for bytes
+	n      int64       // bytes read
+	barren int         // breaks since the last byte
+	whole  bool        // the registry refused a Range: ask for all of it
 }
 
 func (r *download) Read(p []byte) (int, error) {
@@ -83,6 +83,7 @@ func (r *download) Read(p []byte) (int, error) {
 		}
 		r.stall.Reset(r.patience())
 		n, err := r.body.Read(p)
+		r.stall.Stop() // whoever has them may send them on slowly
 		r.n += int64(n)
 		if n > 0 {
 			r.barren = 0

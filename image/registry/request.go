@@ -142,6 +142,9 @@ func (s *session) retry(ctx context.Context, f func() error) error {
 
 // temporary reports whether the same request may succeed later.
 func temporary(err error) bool {
+	if errors.Is(err, errLocal) {
+		return false
+	}
 	var e *Error
 	if errors.As(err, &e) {
 		switch e.Status {
@@ -173,10 +176,10 @@ func (e *netError) temporary() bool {
 			return false
 		}
 	}
-	return !errors.Is(e.err, context.Canceled) && !errors.Is(e.err, errLocal)
+	return !errors.Is(e.err, context.Canceled)
 }
 
-// errLocal marks an error of the bytes that were to be sent.
+// errLocal marks an error of the bytes that were to be sent: whoever gives them has tried what there is to try.
 var errLocal = errors.New("while reading what is sent")
 
 // asError turns what net/http and go-containerregistry return into this package's errors,
