@@ -175,15 +175,21 @@ func lockFile(path string, flags int) (*os.File, error) {
 }
 
 // Draft is a container being made: its directory is there, for the caller to fill, and nobody
-// sees it before Commit. Discard removes it.
+// sees it before Commit. Close removes it.
 type Draft struct {
 	Container
 	change    *os.File
 	committed bool
 }
 
-// New begins a container; the record's ID says where. The caller ends it with Commit or Discard.
+// New begins a container; the record's ID says where. The caller ends it with Commit or Close. A name
+// that is wrong or taken is refused here, before anything is made for it, and once more by Commit.
 func (s *Store) New(r Record) (*Draft, error) {
+	if r.Name != "" {
+		if err := s.nameIsFree(r.Name); err != nil {
+			return nil, fmt.Errorf("create container: %w", err)
+		}
+	}
 	d := &Draft{Container: Container{Record: r, store: s, dir: filepath.Join(s.dir, r.ID)}}
 	if err := os.Mkdir(d.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create container: %w", err)
@@ -231,26 +237,31 @@ func (d *Draft) Close() error {
 
 // takeName makes a name lead to id, if it leads nowhere yet. The store's lock is held.
 func (s *Store) takeName(name, id string) error {
-	if err := checkName(name); err != nil {
+	if err := s.nameIsFree(name); err != nil {
 		return err
 	}
 	path := filepath.Join(s.dir, "names", name)
-	err := os.Symlink(id, path)
-	if !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	other, err := os.Readlink(path)
-	if err != nil {
-		return err
-	}
-	if c, err := s.load(other); err == nil && c.Name == name && other != id {
-		return fmt.Errorf("%q: %w by container %s", name, ErrNameTaken, other[:12])
-	}
-	// It was left by the dead.
-	if err := os.Remove(path); err != nil {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // it was left by the dead
 		return err
 	}
 	return os.Symlink(id, path)
+}
+
+// nameIsFree says why a name cannot be taken.
+func (s *Store) nameIsFree(name string) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	id, err := os.Readlink(filepath.Join(s.dir, "names", name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if c, err := s.load(id); err == nil && c.Name == name {
+		return fmt.Errorf("%q: %w by container %s", name, ErrNameTaken, c.ID[:12])
+	}
+	return nil
 }
 
 func (s *Store) dropName(name, id string) error {

@@ -17,18 +17,15 @@ type Change struct {
 }
 
 // Changes calls f for each path by which the snapshot differs from its parent,
-// in the order of a layer: a directory before what is in it.
-func (s *Snapshot) Changes(ctx context.Context, f func(Change) error) error {
-	return changes(ctx, s.tree(), s.parent, f)
+// in the order of a layer: a directory before what is in it. A directory that
+// overlay copied up, and in which nothing is changed, is no change; nor are
+// stubs, which are there only as long as a View is in use.
+func (s *Snapshot) Changes(ctx context.Context, stubs []string, f func(Change) error) error {
+	return changes(ctx, s.tree(), s.parent, stubs, f)
 }
 
-// Changes is Snapshot.Changes of what was done so far. The draft may be in use.
-func (d *Draft) Changes(ctx context.Context, f func(Change) error) error {
-	return changes(ctx, d.Upper(), d.Parent(), f)
-}
-
-func changes(ctx context.Context, upper string, parent *Snapshot, f func(Change) error) error {
-	c := &changer{ctx: ctx, f: f}
+func changes(ctx context.Context, upper string, parent *Snapshot, stubs []string, f func(Change) error) error {
+	c := &changer{ctx: ctx, f: f, stubs: stubs}
 	lower := -1
 	if parent != nil {
 		m, err := parent.Mount()
@@ -52,6 +49,20 @@ func changes(ctx context.Context, upper string, parent *Snapshot, f func(Change)
 type changer struct {
 	ctx context.Context
 	f   func(Change) error
+
+	stubs []string
+	held  []string // directories, each in the one before, that are as the parent's so far
+}
+
+// tell calls f for the directories that something was changed in, and for what was.
+func (c *changer) tell(kind byte, path string) error {
+	for _, dir := range c.held {
+		if err := c.f(Change{'C', dir}); err != nil {
+			return err
+		}
+	}
+	c.held = nil
+	return c.f(Change{kind, path})
 }
 
 // dir lists the changes in a directory of upper; lower is the parent's, or -1.
@@ -98,13 +109,15 @@ func (c *changer) entry(dir, lower int, prefix, name string, replaced bool) erro
 	}
 	switch {
 	case missing && had:
-		return c.f(Change{'D', p})
+		return c.tell('D', p)
 	case missing:
 		return nil
-	case had:
-		err = c.f(Change{'C', p})
-	default:
-		err = c.f(Change{'A', p})
+	case !had && slices.Contains(c.stubs, p):
+		return nil
+	case !had:
+		err = c.tell('A', p)
+	case !isDir(&st) || !isDir(&was):
+		err = c.tell('C', p)
 	}
 	if err != nil || !isDir(&st) {
 		return err
@@ -120,7 +133,38 @@ func (c *changer) entry(dir, lower int, prefix, name string, replaced bool) erro
 			return &fs.PathError{Op: "open in parent", Path: p, Err: err}
 		}
 		defer unix.Close(below)
+		same, err := sameDirectory(fd, below, &st, &was)
+		if err != nil {
+			return &fs.PathError{Op: "compare with parent", Path: p, Err: err}
+		}
+		if same {
+			c.held = append(c.held, p)
+		} else if err := c.tell('C', p); err != nil {
+			return err
+		}
 		replaced = replaced || isOpaque(fd)
 	}
-	return c.dir(fd, below, p+"/", replaced && below >= 0)
+	err = c.dir(fd, below, p+"/", replaced && below >= 0)
+	if n := len(c.held); n > 0 && c.held[n-1] == p {
+		c.held = c.held[:n-1]
+	}
+	return err
+}
+
+// sameDirectory tells whether a directory of upper is as the parent's, but for what is in it.
+func sameDirectory(fd, lower int, is, was *unix.Stat_t) (bool, error) {
+	if is.Mode != was.Mode || is.Uid != was.Uid || is.Gid != was.Gid || is.Mtim != was.Mtim {
+		return false, nil
+	}
+	mine, marked := ReadMarkOf(fd)
+	theirs, wasMarked := ReadMarkOf(lower)
+	if marked != wasMarked || !mine.equal(theirs) {
+		return false, nil
+	}
+	attrs, err := attrsAt(-1, "", fd)
+	if err != nil {
+		return false, err
+	}
+	before, err := attrsAt(-1, "", lower)
+	return slices.Equal(attrs, before), err
 }

@@ -32,6 +32,10 @@ type Owner struct {
 	Xattrs map[string]string
 }
 
+func (o Owner) equal(p Owner) bool {
+	return o.UID == p.UID && o.GID == p.GID && o.Mode == p.Mode && o.Rdev == p.Rdev && maps.Equal(o.Xattrs, p.Xattrs)
+}
+
 func (o Owner) isZero() bool {
 	return o.UID == 0 && o.GID == 0 && o.Mode == 0 && o.Rdev == 0 && len(o.Xattrs) == 0
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"slices"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -36,10 +35,7 @@ func newDiff(a *app) *cobra.Command {
 				return err
 			}
 		}
-		return view.Changes(c.Context(), func(ch snapshot.Change) error {
-			if ch.Kind == 'A' && slices.Contains(stubs, ch.Path) {
-				return nil
-			}
+		return view.Changes(c.Context(), stubs, func(ch snapshot.Change) error {
 			_, err := fmt.Printf("%c %s\n", ch.Kind, ch.Path)
 			return err
 		})

@@ -103,6 +103,10 @@ func (s *store) prune(ctx context.Context, all bool) (int64, error) {
 			return bytes, err
 		}
 	}
+	halves, err := s.pruneVolumes()
+	if bytes += halves; err != nil {
+		return bytes, err
+	}
 	freed, err := s.images.GC(ctx, nil)
 	bytes += freed.Bytes
 	if err == nil && all {

@@ -24,7 +24,8 @@ import (
 // A volume is a directory that outlives containers:
 //
 //	volumes/<name>/data          what containers see
-//	volumes/<name>/volume.json   volume, written last: without it there is none
+//	volumes/<name>/volume.json   volume; its rename is the commit point: without it there is none,
+//	                             and prune removes the directory
 type volume struct {
 	Name      string
 	Created   time.Time
@@ -110,12 +111,27 @@ func (s *store) seed(ctx context.Context, root *os.File, tree *snapshot.Snapshot
 	return unix.Fchmodat(int(data.Fd()), ".", st.Mode&0o7777, 0)
 }
 
+// makeVolume makes a volume, filled, unless another mk makes it at the same time and is the first.
 func (s *store) makeVolume(v volume, fill func(data *os.File) error) error {
 	if err := checkVolumeName(v.Name); err != nil {
 		return err
 	}
+	if err := os.MkdirAll(s.volumePath(v.Name), 0o755); err != nil {
+		return fmt.Errorf("make volume %s: %w", v.Name, err)
+	}
+	turn, err := lockFile(filepath.Join(s.volumePath(v.Name), "lock"), unix.LOCK_EX)
+	if err != nil {
+		return fmt.Errorf("make volume %s: %w", v.Name, err)
+	}
+	defer turn.Close()
+	if _, err := s.volume(v.Name); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	dir := filepath.Join(s.volumePath(v.Name), "data")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.RemoveAll(dir); err != nil { // half of one, of a mk that was killed
+		return fmt.Errorf("make volume %s: %w", v.Name, err)
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
 		return fmt.Errorf("make volume %s: %w", v.Name, err)
 	}
 	if err := os.Chmod(dir, 0o755); err != nil {
@@ -135,7 +151,31 @@ func (s *store) makeVolume(v volume, fill func(data *os.File) error) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(s.volumePath(v.Name), "volume.json"), text, 0o600)
+	final := filepath.Join(s.volumePath(v.Name), "volume.json")
+	if err := os.WriteFile(final+".new", text, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(final+".new", final)
+}
+
+// pruneVolumes removes what a killed mk left of volumes. Nobody else has the store open.
+func (s *store) pruneVolumes() (freed int64, err error) {
+	entries, err := os.ReadDir(filepath.Join(s.root, "volumes"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	} else if err != nil {
+		return 0, err
+	}
+	for _, e := range entries {
+		if _, err := os.Lstat(filepath.Join(s.volumePath(e.Name()), "volume.json")); !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		freed += diskUse(s.volumePath(e.Name()))
+		if err := os.RemoveAll(s.volumePath(e.Name())); err != nil {
+			return freed, err
+		}
+	}
+	return freed, nil
 }
 
 func checkVolumeName(name string) error {
