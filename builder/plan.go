@@ -93,7 +93,7 @@ type PlanOptions struct {
 	// context of this name ("context" is the main one), or of what a stage fetches.
 	// Nil time: none, and no error. Nil function: only numbers are times.
 	Epoch func(ctx context.Context, word string) (*time.Time, error)
-	// Base finds an image by its normalized name. Called once a name and platform.
+	// Base finds an image by its normalized name, which its errors give. Called once a name and platform.
 	Base func(ctx context.Context, name string, platform ocispec.Platform) (*image.Image, error)
 }
 
@@ -446,9 +446,6 @@ func (p *planner) fetch(name string, platform ocispec.Platform) *baseResult {
 	go func() {
 		defer close(r.done)
 		r.img, r.err = p.opt.Base(p.ctx, name, platform)
-		if r.err != nil {
-			r.err = fmt.Errorf("%s: %w", name, r.err)
-		}
 	}()
 	return r
 }
