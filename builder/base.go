@@ -169,7 +169,7 @@ func (b *Builder) unpackArriving(ctx context.Context, l image.Layer, arrival *im
 
 // unpackLayer unpacks what open gives, verified at its end, on a tree.
 func (b *Builder) unpackLayer(ctx context.Context, diffID digest.Digest, open func(context.Context) (io.ReadCloser, error), parent *snapshot.Snapshot) (*snapshot.Snapshot, error) {
-	if made, err := b.Trees.ByDiffID(diffID); err == nil && made.Parent() == nil && parent != nil {
+	if made, err := b.Trees.ByDiffID(diffID); err == nil && made.Below() == nil && parent != nil {
 		return b.relay(ctx, made, parent)
 	}
 	tar, err := open(ctx)

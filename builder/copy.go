@@ -46,7 +46,7 @@ type CopyInto struct {
 	Remember bool
 
 	// Kept are the files that Root has already as they would be copied, by path.
-	Kept map[string]bool
+	Kept map[string]Kept
 }
 
 // CopyOwner is a user and a group by number.
@@ -228,6 +228,9 @@ func (c *copier) merge(src *dirHandle, d *fileDir, dst copyDir, at string) error
 			}
 			continue
 		}
+		if c.into.Kept[joinPath(dst.path, e.name)] == KeptBelow {
+			continue
+		}
 		path := joinPath(at, e.name)
 		fd, err := openAt(src.fd, e.name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 		if err != nil {
@@ -250,13 +253,16 @@ func (c *copier) merge(src *dirHandle, d *fileDir, dst copyDir, at string) error
 // entry makes e, which is not a directory, as name in dst: at once, or by a
 // worker if it is a regular file.
 func (c *copier) entry(src *dirHandle, e *fileEntry, dst copyDir, name string, nested bool) error {
-	if !e.st.isRegular() {
-		return c.special(e, dst, name, nested)
-	}
 	at := joinPath(dst.path, name)
-	if c.into.Kept[at] {
+	switch c.into.Kept[at] {
+	case KeptLinked:
 		c.remember(at, &e.st, c.meta(e), nil)
 		return nil
+	case KeptBelow:
+		return nil
+	}
+	if !e.st.isRegular() {
+		return c.special(e, dst, name, nested)
 	}
 	if e.st.nlink > 1 {
 		id := [2]uint64{e.st.dev, e.st.ino}

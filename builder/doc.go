@@ -28,7 +28,7 @@
 //	action.go               one step, ready: run.go, place.go (COPY, ADD), workdir.go
 //	mounts*.go etc.go       what a RUN is shown; cachemount*.go, secrets*.go
 //	files*.go select.go statcache.go   which files a COPY takes, and their digest
-//	copy*.go untar*.go      those files into a tree
+//	copy*.go untar*.go      those files into a tree; copykeep.go, what the last layer has already
 //	link.go                 COPY --link: layers made on nothing, laid on any tree
 //	remote*.go              caches elsewhere: --cache-from, --cache-to
 //	fetch*.go git*.go       what ADD and contexts get from URLs and git repositories

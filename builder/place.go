@@ -249,7 +249,7 @@ func (c *copyStep) dest() string {
 }
 
 func (c *copyStep) perform(ctx context.Context, draft *snapshot.Draft) error {
-	kept, err := c.keepUnchanged(draft)
+	kept, gone, err := c.keepUnchanged(draft)
 	if err != nil {
 		return err
 	}
@@ -258,6 +258,9 @@ func (c *copyStep) perform(ctx context.Context, draft *snapshot.Draft) error {
 		return err
 	}
 	defer root.Close()
+	if err := removeGone(root, gone); err != nil {
+		return err
+	}
 	into := CopyInto{
 		Root: root, Dest: c.dest(), Chmod: c.step.Chmod, Unpack: c.step.Unpack,
 		Owners: draft.Owners(), Remember: c.Trees.Remembers(), Kept: kept,

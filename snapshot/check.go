@@ -96,10 +96,10 @@ func (s *Snapshot) checkDigests(ctx context.Context) error {
 		return err
 	}
 	var parent *Digests
-	if s.parent != nil {
-		d, ok := s.parent.Recorded()
+	if below := s.Below(); below != nil {
+		d, ok := below.Recorded()
 		if !ok {
-			return fmt.Errorf("parent %s has none", s.parent.id)
+			return fmt.Errorf("parent %s has none", below.id)
 		}
 		parent = &d
 	}

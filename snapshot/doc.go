@@ -29,7 +29,8 @@
 //	bottom/                what lies below the trees of steps (Draft.MountOn), made by ReadDir
 //	drafts/<id>/           a tree being changed; flock on the directory while its process lives
 //	snapshots/<id>/        a snapshot, complete
-//	  meta                 text: parent, epoch, and the layer it was applied from
+//	  meta                 text: parent, whether the layer is the parent's with changes, epoch, and
+//	                       the layer it was applied from
 //	  tree/                the changes, in overlay's own form (user.overlay.*, whiteouts as devices 0:0)
 //	  owners               text: what files should have and could not be given; may be missing
 //	  digests              text: content, DiffID, chain and size; missing until somebody has asked;
@@ -57,6 +58,9 @@
 // only then its files. A kill between any two steps leaves a store that is
 // whole, and garbage that the next Remove finds. Nothing is synced: after a
 // crash of the machine itself, ask Check.
+//
+// A snapshot may amend its parent: its layer is then the parent's with the changes in tree/, and
+// lies on what the parent's lies on (see amend.go). For all of the above the parent is a parent.
 //
 // The lock of a draft keeps its ancestors too. Somebody who only reads a
 // snapshot, or has committed one and not yet written down why, must keep Remove

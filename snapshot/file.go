@@ -165,6 +165,15 @@ func attrsAt(dir int, name string, fd int) ([]attr, error) {
 	return attrs, nil
 }
 
+// attrMap is a list of attributes by their names.
+func attrMap(list []attr) map[string]string {
+	m := make(map[string]string, len(list))
+	for _, a := range list {
+		m[a.name] = a.value
+	}
+	return m
+}
+
 // isOpaque tells whether an upper directory hides what the parent has there.
 func isOpaque(fd int) bool {
 	var b [2]byte

@@ -27,6 +27,11 @@ func (s *Snapshot) table() (*Owners, error) {
 		if c.t, c.err = s.Owners(); c.err != nil {
 			return
 		}
+		if s.meta.amends {
+			if c.err = s.amendedTable(c.t); c.err != nil {
+				return
+			}
+		}
 		if c.any = c.t.Len() > 0; !c.any && s.parent != nil {
 			c.any, c.err = s.parent.remembers()
 		}

@@ -49,7 +49,7 @@ func (s *Snapshot) writeLayer(ctx context.Context, out *stream, visited func(it 
 		return err
 	}
 	var sum [sha256.Size]byte
-	err = scanAhead(ctx, s.store, s.tree(), s.parent, owners, func(it *item) error {
+	err = scanAhead(ctx, s.store, s.trees(), s.Below(), owners, func(it *item) error {
 		if visited == nil {
 			return out.item(ctx, it, s.meta.epoch, nil)
 		}

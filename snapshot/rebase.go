@@ -23,7 +23,7 @@ import (
 // st_nlink of its files counts the snapshots too; no layer tells of it, since a
 // name that is not in the tree is not written.
 func (s *Store) Rebase(layer, parent *Snapshot) (*Snapshot, error) {
-	if layer.parent != nil {
+	if layer.Below() != nil {
 		return nil, fmt.Errorf("rebase snapshot %s: it has a parent", layer.id)
 	}
 	if parent == nil {
@@ -51,11 +51,11 @@ func (s *Store) rebase(layer, parent *Snapshot) (*Snapshot, error) {
 		o, _ := owners.lookup(p)
 		d.owners.Set(p, o)
 	}
-	from, err := openAt(unix.AT_FDCWD, layer.tree(), oDir, 0)
+	from, err := openDirs(layer.trees())
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: layer.tree(), Err: err}
+		return nil, err
 	}
-	defer unix.Close(from)
+	defer from.close()
 	to, err := openAt(unix.AT_FDCWD, d.Upper(), oDir, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: d.Upper(), Err: err}

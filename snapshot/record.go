@@ -23,10 +23,12 @@ const (
 //
 //	mk snapshot 1
 //	parent 0123456789abcdef01234567      absent in a base
+//	amends                               absent, or the layer is the parent's with these changes
 //	epoch 1700000000                     newer mtimes are written as this one
 //	layer sha256:… 1234                  DiffID and bytes of the tar it was applied from
 type meta struct {
 	parent ID
+	amends bool
 	epoch  *time.Time
 	layer  digest.Digest
 	size   int64
@@ -37,6 +39,9 @@ func (m meta) text() []byte {
 	fmt.Fprintln(&b, metaHeader)
 	if m.parent != "" {
 		fmt.Fprintln(&b, "parent", m.parent)
+	}
+	if m.amends {
+		fmt.Fprintln(&b, "amends")
 	}
 	if m.epoch != nil {
 		fmt.Fprintln(&b, "epoch", m.epoch.Unix())
@@ -53,6 +58,8 @@ func readMeta(path string) (meta, error) {
 		switch {
 		case f[0] == "parent" && len(f) == 2 && ID(f[1]).valid():
 			m.parent = ID(f[1])
+		case f[0] == "amends" && len(f) == 1 && m.parent != "":
+			m.amends = true
 		case f[0] == "epoch" && len(f) == 2:
 			var sec int64
 			sec, err = strconv.ParseInt(f[1], 10, 64)

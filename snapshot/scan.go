@@ -3,7 +3,6 @@ package snapshot
 import (
 	"context"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -82,14 +81,14 @@ type linkGroup struct {
 	left  uint64
 }
 
-// scan visits the items of the layer that upper makes of parent.
-func scan(ctx context.Context, store *Store, upper string, parent *Snapshot, owners *Owners, visit func(*item) error) error {
+// scan visits the items of the layer that trees, topmost first, make of parent.
+func scan(ctx context.Context, store *Store, trees []string, parent *Snapshot, owners *Owners, visit func(*item) error) error {
 	s := &scanner{ctx: ctx, visit: visit, owners: owners, remember: store.remember, parent: parent, links: make(map[uint64]*linkGroup)}
-	root, err := openAt(unix.AT_FDCWD, upper, oDir, 0)
+	root, err := openDirs(trees)
 	if err != nil {
-		return &os.PathError{Op: "open", Path: upper, Err: err}
+		return err
 	}
-	defer unix.Close(root)
+	defer root.close()
 	lower := -1
 	if parent != nil && asksParent(root) {
 		m, err := parent.Mount()
@@ -99,7 +98,7 @@ func scan(ctx context.Context, store *Store, upper string, parent *Snapshot, own
 		defer m.Close()
 		lower = int(m.Fd())
 	}
-	if err := s.root(root, parent); err != nil {
+	if err := s.root(root[0], parent); err != nil {
 		return err
 	}
 	return s.dir(root, lower, "")
@@ -107,7 +106,7 @@ func scan(ctx context.Context, store *Store, upper string, parent *Snapshot, own
 
 // scanAhead is scan by another goroutine, that looks up and opens files while the visit reads
 // those before: half of the work with many small files each.
-func scanAhead(ctx context.Context, store *Store, upper string, parent *Snapshot, owners *Owners, visit func(*item) error) error {
+func scanAhead(ctx context.Context, store *Store, trees []string, parent *Snapshot, owners *Owners, visit func(*item) error) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	found := make(chan []item, 2)
@@ -124,7 +123,7 @@ func scanAhead(ctx context.Context, store *Store, upper string, parent *Snapshot
 				return ctx.Err()
 			}
 		}
-		err := scan(ctx, store, upper, parent, owners, func(it *item) error {
+		err := scan(ctx, store, trees, parent, owners, func(it *item) error {
 			some = append(some, it.take())
 			if len(some) < aheadItems {
 				return nil
@@ -162,16 +161,16 @@ const aheadItems = 32
 // asksParent tells whether the parent's tree has to be looked at: not for a step that changed
 // nothing or only put files into the root, and then a mount is saved, of as many layers as
 // there are below.
-func asksParent(root int) bool {
-	names, err := readNames(root)
+func asksParent(root dirs) bool {
+	names, err := root.names()
 	if err == nil {
-		_, err = unix.Seek(root, 0, io.SeekStart) // the walk reads them again
+		err = root.rewind() // the walk reads them again
 	}
 	if err != nil {
 		return true // the walk will say so too
 	}
 	return slices.ContainsFunc(names, func(name string) bool {
-		st, err := statAt(root, name)
+		_, st, err := root.stat(name)
 		return err != nil || isDir(&st) || isWhiteout(&st)
 	})
 }
@@ -246,28 +245,28 @@ func (it *item) own(t *Owners, remember bool) {
 	slices.SortFunc(it.attrs, func(a, b attr) int { return strings.Compare(a.name, b.name) })
 }
 
-// dir visits what is in the directory fd, called prefix: "" or ending in a
+// dir visits what is in the directory at, called prefix: "" or ending in a
 // slash. lower is the parent's directory of that name, -1 where there is none.
-func (s *scanner) dir(fd, lower int, prefix string) error {
+func (s *scanner) dir(at dirs, lower int, prefix string) error {
 	if err := s.ctx.Err(); err != nil {
 		return err
 	}
-	names, err := readNames(fd)
+	names, err := at.names()
 	if err != nil {
 		return &fs.PathError{Op: "read directory", Path: prefix, Err: err}
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		if err := s.entry(fd, lower, prefix, name); err != nil {
+		if err := s.entry(at, lower, prefix, name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *scanner) entry(dir, lower int, prefix, name string) error {
+func (s *scanner) entry(at dirs, lower int, prefix, name string) error {
 	p := prefix + name
-	st, err := statAt(dir, name)
+	dir, st, err := at.stat(name)
 	if err != nil {
 		return &fs.PathError{Op: "stat", Path: p, Err: err}
 	}
@@ -294,7 +293,7 @@ func (s *scanner) entry(dir, lower int, prefix, name string) error {
 	case unix.S_IFSOCK:
 		return nil // lives only as long as its listener; tar has no form for it
 	case unix.S_IFDIR:
-		return s.subdir(dir, lower, p, name, &st)
+		return s.subdir(at, lower, p, name, &st)
 	}
 	s.item.set(p, &st)
 	if err := s.file(dir, name, &st); err != nil {
@@ -345,13 +344,13 @@ func (s *scanner) file(dir int, name string, st *unix.Stat_t) (err error) {
 	return nil
 }
 
-func (s *scanner) subdir(dir, lower int, p, name string, st *unix.Stat_t) error {
-	fd, err := openAt(dir, name, oDir, 0)
+func (s *scanner) subdir(at dirs, lower int, p, name string, st *unix.Stat_t) error {
+	dir, err := at.open(name)
 	if err != nil {
 		return &fs.PathError{Op: "open", Path: p, Err: err}
 	}
-	defer unix.Close(fd)
-	s.item.attrs, err = attrsAt(dir, name, fd)
+	defer dir.close()
+	s.item.attrs, err = attrsAt(-1, "", dir[0])
 	if err != nil {
 		return &fs.PathError{Op: "read attributes of", Path: p, Err: err}
 	}
@@ -371,7 +370,7 @@ func (s *scanner) subdir(dir, lower int, p, name string, st *unix.Stat_t) error 
 			return &fs.PathError{Op: "open in parent", Path: p, Err: err}
 		}
 	}
-	opaque := below >= 0 && isOpaque(fd)
+	opaque := below >= 0 && dir.isOpaque()
 	if below >= 0 && !opaque {
 		same, err := s.asBelow(&is, lower, name)
 		if err != nil {
@@ -382,7 +381,7 @@ func (s *scanner) subdir(dir, lower int, p, name string, st *unix.Stat_t) error 
 			// directory is no change. It is one if anything in it is.
 			s.held = append(s.held, is)
 			depth := len(s.held)
-			err := s.dir(fd, below, p+"/")
+			err := s.dir(dir, below, p+"/")
 			if len(s.held) >= depth {
 				s.held = s.held[:depth-1]
 			}
@@ -399,7 +398,7 @@ func (s *scanner) subdir(dir, lower int, p, name string, st *unix.Stat_t) error 
 			return err
 		}
 	}
-	return s.dir(fd, below, p+"/")
+	return s.dir(dir, below, p+"/")
 }
 
 // asBelow tells whether a directory is, but for what is in it, the one that the

@@ -3,10 +3,11 @@ package snapshot
 import (
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // Snapshot is an immutable file tree: a parent, or none, and one directory of
-// changes. Its ID never changes.
+// changes, which with some is only part of its layer (see Amend). Its ID never changes.
 type Snapshot struct {
 	store  *Store
 	id     ID
@@ -22,20 +23,17 @@ type Snapshot struct {
 // ID is the snapshot's name in its store.
 func (s *Snapshot) ID() ID { return s.id }
 
-// Parent is the snapshot that this one changes; nil for a base.
+// Parent is the snapshot that this one's directory lies on; nil for a base. What its layer
+// lies on may be another: see Below.
 func (s *Snapshot) Parent() *Snapshot { return s.parent }
 
-// Layers lists the snapshot and its ancestors, base first. It is empty for nil.
+// Layers lists the snapshot and those that its layer lies on, base first. It is empty for nil.
 func (s *Snapshot) Layers() []*Snapshot {
-	var n int
-	for p := s; p != nil; p = p.parent {
-		n++
+	var layers []*Snapshot
+	for ; s != nil; s = s.Below() {
+		layers = append(layers, s)
 	}
-	layers := make([]*Snapshot, n)
-	for p := s; p != nil; p = p.parent {
-		n--
-		layers[n] = p
-	}
+	slices.Reverse(layers)
 	return layers
 }
 

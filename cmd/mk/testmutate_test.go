@@ -24,8 +24,9 @@ import (
 
 // mutate SEED ROUNDS
 // changes a random recipe and a random context ROUNDS times. After each change it builds with
-// the cache in one store and with --no-cache in another, and wants equal layers: types, modes,
-// owners, links, attributes and bytes. Or both builds fail alike.
+// the cache in one store and with --no-cache in another, and wants the same layers, to the byte:
+// types, modes, owners, links, attributes and bytes. Times are all SOURCE_DATE_EPOCH, since a
+// cached step keeps the time at which it ran. Or both builds fail alike.
 func cmdMutate(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: mutate SEED ROUNDS")
@@ -34,37 +35,57 @@ func cmdMutate(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	rounds, err := strconv.Atoi(args[1])
 	ts.Check(err)
+	ts.Setenv("SOURCE_DATE_EPOCH", strconv.Itoa(mutantEpoch))
 	m := &mutant{ts: ts, dice: rand.New(rand.NewPCG(seed, 0)), dir: ts.MkAbs("context")}
 	m.begin()
-	built := 0
+	built, failed := 0, false
 	cached, fresh := ts.Getenv("MK_ROOT"), ts.MkAbs("fresh")
 	for round := range rounds {
 		m.did = nil
 		for range m.dice.IntN(4) {
 			m.changeContext()
 		}
-		if m.dice.IntN(2) == 0 {
+		if failed || m.dice.IntN(2) == 0 {
 			m.changeRecipe()
 		}
 		ts.Check(os.WriteFile(filepath.Join(m.dir, "Recipe"), []byte(m.recipe()), 0o644))
 		ts.Setenv("MK_ROOT", cached)
+		if m.dice.IntN(4) == 0 { // a kill at any moment leaves nothing that a build takes for whole
+			limit := strconv.FormatFloat(m.dice.Float64()/4, 'f', 3, 64)
+			ts.Exec("timeout", "-s", "KILL", limit, theScript(ts).binary, "build", "-q", "-t", "x", "context")
+			m.did = append(m.did, "a kill after "+limit+" s")
+		}
 		got := m.build()
 		ts.Setenv("MK_ROOT", fresh)
 		want := m.build("--no-cache")
 		if got != want {
 			ts.Fatalf("mutate %d: round %d: after %s of\n%s\nwith the cache:\n%s\nwithout:\n%s", seed, round, strings.Join(m.did, ", "), m.recipe(), got, want)
 		}
-		if got != noImage {
+		if failed = got == noImage; !failed {
 			built++
 		}
 	}
 	ts.Setenv("MK_ROOT", cached)
+	metas, err := filepath.Glob(filepath.Join(cached, "trees/*/snapshots/*/meta"))
+	ts.Check(err)
+	amended := 0
+	for _, meta := range metas {
+		if strings.Contains(ts.ReadFile(meta), "\namends\n") {
+			amended++
+		}
+	}
+	if amended < rounds/4 {
+		ts.Fatalf("mutate %d: %d layers of %d rounds were made of the one before", seed, amended, rounds)
+	}
 	if built < rounds/2 {
 		ts.Fatalf("mutate %d: only %d of %d rounds made an image: that proves little", seed, built, rounds)
 	}
 }
 
 const noImage = "no image"
+
+// mutantEpoch is before every time that a file has.
+const mutantEpoch = 1_000_000_000
 
 type mutant struct {
 	ts    *testscript.TestScript
@@ -78,19 +99,26 @@ type mutant struct {
 // stepPool is what recipes are made of. All of it gives the same tree whenever it is run.
 var stepPool = []string{
 	"COPY . /app", "COPY . /app/", "COPY d0 /app/d1", "COPY d0/ /", "COPY --chown=7:8 . /owned", "COPY --chmod=0640 d1 /mode",
-	"COPY --link . /linked", "COPY --exclude=d1 . /some", "COPY d0/f* /files/", "COPY --parents d1 /parents", "COPY --from=first /app /from", "ADD d1 /added",
+	"COPY --link . /linked", "COPY d2 /app/d2", "COPY d2/ /home/d2/", "COPY --chown=5 --chmod=u=rwX,go=rX d2 /app", "COPY . /", "COPY --exclude=d1 . /some", "COPY d0/f* /files/", "COPY --parents d1 /parents", "COPY --from=first /app /from", "ADD d1 /added",
 	"WORKDIR /app/w", "ENV A=1", "USER 7",
-	"RUN cp -a /app /copy || true", "RUN rm -rf /app/d0", "RUN mkdir -p /app/d0 && echo made > /app/d0/f0", "RUN rm -rf /linked && mkdir /linked && echo > /linked/f1",
+	"RUN cp -a /app /copy || true", "RUN rm -rf /app/d0 || true", "RUN mkdir -p /app/d0 && echo made > /app/d0/f0 || true", "RUN rm -rf /linked && mkdir /linked && echo > /linked/f1 || true",
 	"RUN chmod -R go-rwx /app || true", "RUN ln -s /app /way || true", "COPY . /way/in", "RUN cat /app/f* > /all || true", "RUN echo x >> /app/f0 || true", "RUN mv /owned /moved || true",
 }
 
 func (m *mutant) begin() {
-	for _, d := range []string{"d0", "d1", "d1/deep"} {
+	for _, d := range []string{"d0", "d1", "d1/deep", "d2/s0", "d2/s1"} {
 		m.ts.Check(os.MkdirAll(filepath.Join(m.dir, d), 0o755))
 	}
 	for i := range 12 {
 		m.write(m.place(), fmt.Sprintf("f%d", i%6))
 	}
+	// Most of d2 stays as it is, so that a COPY of it is made of the one before.
+	for i := range 60 {
+		dir := filepath.Join(m.dir, "d2", fmt.Sprintf("s%d", i%4))
+		m.ts.Check(os.MkdirAll(dir, 0o755))
+		m.write(dir, fmt.Sprintf("g%02d", i))
+	}
+	m.steps = append(m.steps, "COPY d2 /app/d2", "COPY . /whole")
 	for range 6 {
 		m.steps = append(m.steps, m.step())
 	}
@@ -104,7 +132,7 @@ func (m *mutant) recipe() string {
 
 // place picks a directory that is always there.
 func (m *mutant) place() string {
-	return filepath.Join(m.dir, []string{".", "d0", "d1", "d1/deep"}[m.dice.IntN(4)])
+	return filepath.Join(m.dir, []string{".", "d0", "d1", "d1/deep", "d2", "d2/s0", "d2/s1"}[m.dice.IntN(7)])
 }
 
 func (m *mutant) write(dir, name string) {
@@ -136,7 +164,7 @@ func (m *mutant) changeContext() {
 	path := filepath.Join(dir, name)
 	st, err := os.Lstat(path)
 	what := "another content"
-	switch n := m.dice.IntN(9); {
+	switch n := m.dice.IntN(11); {
 	case err != nil || n == 0:
 		m.write(dir, name)
 	case n == 1 && st.Mode().IsRegular(): // the same size and time: only ctime tells
@@ -165,6 +193,20 @@ func (m *mutant) changeContext() {
 			m.ts.Check(os.RemoveAll(other))
 			m.ts.Check(os.Rename(path, other))
 		}
+	case n == 8:
+		what = "an attribute"
+		name := []string{"user.a", "user.b"}[m.dice.IntN(2)]
+		if st.Mode()&os.ModeSymlink != 0 || m.dice.IntN(2) == 0 {
+			path = dir
+		}
+		if err := unix.Removexattr(path, name); errors.Is(err, unix.ENODATA) {
+			m.ts.Check(unix.Setxattr(path, name, []byte(strconv.Itoa(m.dice.IntN(3))), 0))
+		} else if err != nil && !errors.Is(err, unix.ENOTSUP) {
+			m.ts.Check(err)
+		}
+	case n == 9:
+		what, path = "another mode", dir
+		m.ts.Check(os.Chmod(path, []os.FileMode{0o700, 0o755, 0o775}[m.dice.IntN(3)]))
 	case n == 7 && st.Mode().IsRegular():
 		what = "a second name"
 		other := filepath.Join(m.place(), fmt.Sprintf("f%d", m.dice.IntN(6)))
@@ -174,7 +216,7 @@ func (m *mutant) changeContext() {
 		}
 	default:
 		what = "another time"
-		now := time.Unix(1_000_000_000+int64(m.dice.IntN(1000)), 0)
+		now := time.Unix(mutantEpoch+int64(m.dice.IntN(1000)), 0)
 		m.ts.Check(unix.Lutimes(path, []unix.Timeval{unix.NsecToTimeval(now.UnixNano()), unix.NsecToTimeval(now.UnixNano())}))
 	}
 	rel, err := filepath.Rel(m.dir, path)
@@ -199,7 +241,9 @@ func (m *mutant) build(flags ...string) string {
 		m.ts.Check(copied)
 		r.Close()
 		m.ts.Check(listTar(&out, &text, false))
-		out.WriteString(sums)
+		id, err := layer.DiffID()
+		m.ts.Check(err)
+		fmt.Fprintf(&out, "%s%s\n", sums, id)
 	}
 	return out.String()
 }
