@@ -135,7 +135,7 @@ func (p *Process) Exec(e *Exec, stdio IO) (_ *Process, err error) {
 	theirs.Close()
 	// Who answers its calls is to look at the container as pid 1 sees it: the helper has joined with
 	// one thread, which need not be the one that /proc/PID shows.
-	listener := func(f *os.File, _ int, owned []*os.File) (func(), error) { return spec.Listener(f, p.Pid(), owned) }
+	listener := func(f *os.File, _ int, owned []*os.File) (func(), error) { return p.listenOn(f, owned) }
 	if err := joined.listen(control, listener, p.owned); err != nil {
 		joined.proc.Kill()
 		joined.wait()
@@ -148,6 +148,49 @@ func (p *Process) Exec(e *Exec, stdio IO) (_ *Process, err error) {
 		return nil, err
 	}
 	return joined, nil
+}
+
+// listenOn has the calls of a command of Exec answered, and of what it leaves behind: a service that it
+// started. stop, at the command's end, does not wait for those; the end of the container does.
+func (p *Process) listenOn(f *os.File, owned []*os.File) (stop func(), err error) {
+	init, err := p.pidfd()
+	if err != nil {
+		return nil, err
+	}
+	used, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		init.Close()
+		return nil, fmt.Errorf("keep the listener: %w", err)
+	}
+	end, err := p.spec.Listener(f, p.Pid(), owned)
+	if err != nil {
+		init.Close()
+		unix.Close(used)
+		return nil, err
+	}
+	p.served.Add(1)
+	return func() {
+		// POLLHUP comes when nobody has the filter any more.
+		over := []unix.PollFd{{Fd: int32(used)}, {Fd: int32(init.Fd()), Events: unix.POLLIN}}
+		finish := func() {
+			end()
+			unix.Close(used)
+			init.Close()
+			p.served.Done()
+		}
+		if n, err := unix.Poll(over, 0); n > 0 || err != nil {
+			finish()
+			return
+		}
+		go func() {
+			for {
+				if _, err := unix.Poll(over, -1); err != unix.EINTR {
+					break
+				}
+			}
+			finish()
+		}()
+	}, nil
 }
 
 // hasEnded tells whether a failure to get into the container is that it has ended. A process loses its

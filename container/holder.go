@@ -68,6 +68,9 @@ func (c *Container) Hold(ctx context.Context, run Run) error {
 		return err
 	}
 	defer lock.Close()
+	if err := c.sweep(); err != nil {
+		return err
+	}
 	h := &Holder{c: c, run: run, lock: lock, streams: &streams{tty: c.Tty}, ended: make(chan struct{}), enough: make(chan struct{})}
 	if err := h.listen(); err != nil {
 		return err
@@ -157,7 +160,7 @@ func (h *Holder) start(ctx context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.proc = p
-	h.status = Status{Pid: p.Pid(), Started: time.Now(), Cgroup: p.Cgroup(), Restarts: h.status.Restarts, Finished: h.status.Finished, Stopped: h.status.Stopped}
+	h.status = Status{Pid: p.Pid(), Started: time.Now(), Cgroup: p.Cgroup(), Loose: p.mounts != 0, Restarts: h.status.Restarts, Finished: h.status.Finished, Stopped: h.status.Stopped}
 	if h.status.Stopped { // while it was started again: who asked is waiting, and his signal met nobody
 		p.Kill()
 	}

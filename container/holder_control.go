@@ -94,6 +94,9 @@ func (c *Container) Dial() (*Conn, error) {
 		return err
 	})
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
+		if _, err := c.Status(); err != nil { // what a killed holder left ends here, too
+			return nil, err
+		}
 		return nil, fmt.Errorf("%s: %w", c.Name, ErrNotRunning)
 	} else if err != nil {
 		return nil, fmt.Errorf("ask the holder of %s: %w", c.Name, err)

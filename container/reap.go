@@ -33,6 +33,11 @@ func reap(spec *Spec, path string, setgroupsDenied bool, cgroups int) error {
 	sigs := make(chan os.Signal, 64)
 	signal.Notify(sigs)
 
+	// Where no namespace ends the command with its init, this does.
+	deathsig := syscall.Signal(0)
+	if !spec.Namespaces.ownPID() {
+		deathsig = unix.SIGKILL
+	}
 	var child int
 	started := make(chan error)
 	go func() {
@@ -48,13 +53,14 @@ func reap(spec *Spec, path string, setgroupsDenied bool, cgroups int) error {
 			child, err = syscall.ForkExec(path, spec.Args, &syscall.ProcAttr{
 				Env:   spec.Env,
 				Files: []uintptr{0, 1, 2},
-				Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: spec.Terminal != nil, Ctty: 0},
+				Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: spec.Terminal != nil, Ctty: 0, Pdeathsig: deathsig},
 			})
 			if err != nil {
 				err = execError(spec, path, err)
 			}
 		}
 		started <- err
+		select {} // the command's parent is this thread
 	}()
 	if err := <-started; err != nil {
 		return err
@@ -94,7 +100,8 @@ func endOthers() (end func(status int), err error) {
 		return nil, fmt.Errorf("look at the container's own /proc: %w", err)
 	}
 	return func(status int) {
-		sweep(proc, mounts, os.Getpid(), func() { bury(0) })
+		theirs := inMounts(proc, mounts)
+		sweep(proc, func(pid string) bool { return theirs(pid) || parentOf(proc, pid) == os.Getpid() }, func() { bury(0) })
 		os.Exit(status)
 	}, nil
 }

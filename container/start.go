@@ -29,8 +29,9 @@ type Process struct {
 	notices  []string
 	stubs    stubs
 
-	stopListener func()       // of Spec.Listener; nil
-	cause        func() error // why Start's context ended
+	stopListener func()         // of Spec.Listener; nil
+	served       sync.WaitGroup // the Listeners of commands of Exec
+	cause        func() error   // why Start's context ended
 	unwatch      func() bool
 	done         chan struct{} // closed when proc has been waited for
 	left         chan struct{} // nil, or closed when the maker is out of the container's mounts
@@ -350,6 +351,7 @@ func (p *Process) wait() (ExitStatus, error) {
 	if p.left != nil {
 		<-p.left
 	}
+	p.served.Wait()
 	if p.stopListener != nil {
 		p.stopListener() // before the mount points are taken away, which it would keep busy
 	}

@@ -93,6 +93,7 @@ type Status struct {
 	Error     string
 	OOMKilled bool   // the memory limit killed a process of it
 	Cgroup    string // its directory; "" when it had none
+	Loose     bool   // no pid namespace of its own ends with it: see sweepLate
 	Restarts  int
 	Stopped   bool    // somebody asked for the end
 	Health    *Health // of this run or the last one; nil without a check
@@ -475,30 +476,42 @@ func (c *Container) Running() (bool, error) {
 // killedCode is the exit status of a container whose holder was killed, and it with it.
 const killedCode = 128 + int(unix.SIGKILL)
 
-// Status tells how the container does.
+// killed says of a container that it ended with its holder.
+func (s *Status) killed() { s.Pid, s.Code, s.Error = 0, killedCode, "its holder was killed" }
+
+// Status tells how the container does. What is left of one whose holder was killed is ended, first:
+// see sweepLate.
 func (c *Container) Status() (Status, error) {
 	running, err := c.Running() // first: what ends meanwhile has written its status
 	if err != nil {
 		return Status{}, err
 	}
-	var s Status
-	text, err := os.ReadFile(c.Path("status.json"))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
+	s, err := c.readStatus()
+	if err != nil {
 		return s, err
-	default:
-		if err := json.Unmarshal(text, &s); err != nil {
-			return s, fmt.Errorf("read %s: %w", c.Path("status.json"), err)
-		}
 	}
 	s.Running = running
 	s.Paused = running && s.Pid != 0 && Frozen(s.Cgroup)
-	if !running {
-		if s.Pid != 0 {
-			s.Code, s.Error = killedCode, "its holder was killed"
+	if !running && s.Pid != 0 {
+		err := c.sweepLate(s)
+		s.killed()
+		if err != nil {
+			s.Error += "; " + err.Error()
 		}
-		s.Pid = 0
+	}
+	return s, nil
+}
+
+// readStatus reads what the holder wrote down; nothing is the zero Status.
+func (c *Container) readStatus() (s Status, err error) {
+	text, err := os.ReadFile(c.Path("status.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, nil
+	} else if err != nil {
+		return s, err
+	}
+	if err := json.Unmarshal(text, &s); err != nil {
+		return s, fmt.Errorf("read %s: %w", c.Path("status.json"), err)
 	}
 	return s, nil
 }
@@ -552,10 +565,14 @@ func (c *Container) Amend(change func(*Record) error) error {
 }
 
 // Remove removes the container, which the caller holds the change lock of, or is the holder of: the
-// cgroup that a killed holder left, then config.json, by which it is no container any more, then its
-// name, its files by the caller's hand, and the directory. What a killed mk leaves of that is Litter.
+// processes and the cgroup that a killed holder left, then config.json, by which it is no container
+// any more, then its name, its files by the caller's hand, and the directory. What a killed mk leaves
+// of that is Litter.
 func (c *Container) Remove(files func() error) error {
-	st, err := c.Status()
+	if err := c.sweep(); err != nil {
+		return err
+	}
+	st, err := c.readStatus()
 	if err != nil {
 		return err
 	}

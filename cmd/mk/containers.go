@@ -6,7 +6,10 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/spf13/cobra"
+
 	"mk/container"
+	"mk/userns"
 )
 
 // openContainers opens the containers alone, for verbs that touch no image and no tree: they need
@@ -17,6 +20,27 @@ func openContainers() (*container.Store, error) {
 		return nil, err
 	}
 	return container.OpenStore(filepath.Join(root, "containers"))
+}
+
+// swept is a verb that, in the stage host, first looks at all containers, by which what killed holders
+// left of them ends.
+func (a *app) swept(run func(*cobra.Command, []string) error) func(*cobra.Command, []string) error {
+	return func(c *cobra.Command, args []string) error {
+		if a.stage == userns.StageHost {
+			s, err := openContainers()
+			if err != nil {
+				return err
+			}
+			all, err := s.List()
+			if err != nil {
+				return err
+			}
+			for _, c := range all {
+				c.Status() // an error of one is for the verb to tell, if it is meant
+			}
+		}
+		return run(c, args)
+	}
 }
 
 // findContainers finds containers by their names or IDs.

@@ -28,14 +28,14 @@ RUN --mount=type=cache kept.`
 func newPrune(a *app) *cobra.Command {
 	var all, force bool
 	c := &cobra.Command{Use: "prune", Short: "Remove what nothing uses", Long: pruneHelp, Args: cobra.NoArgs}
-	c.RunE = a.inside(a.withStore(func(c *cobra.Command, s *store, _ []string) error {
+	c.RunE = a.swept(a.inside(a.withStore(func(c *cobra.Command, s *store, _ []string) error {
 		freed, err := s.prune(c.Context(), all)
 		if err != nil {
 			return err
 		}
 		fmt.Printf("Total reclaimed space: %s\n", size(freed))
 		return nil
-	}))
+	})))
 	c.Flags().BoolVarP(&all, "all", "a", false, "remove the step cache too")
 	c.Flags().BoolVarP(&force, "force", "f", false, "as in docker; mk prune never asks")
 	a.usernsFlag(c)

@@ -20,7 +20,7 @@ A running one is removed only with --force, which kills it.`
 func newRm(a *app) *cobra.Command {
 	var force, volumes bool
 	c := &cobra.Command{Use: "rm [flags] CONTAINER...", Short: "Remove containers", Long: rmHelp, Args: cobra.MinimumNArgs(1)}
-	c.RunE = a.inside(a.withStore(func(c *cobra.Command, s *store, args []string) error {
+	c.RunE = a.swept(a.inside(a.withStore(func(c *cobra.Command, s *store, args []string) error {
 		var failed error
 		for _, name := range args {
 			err := s.rm(name, force)
@@ -35,7 +35,7 @@ func newRm(a *app) *cobra.Command {
 			fmt.Println(name)
 		}
 		return failed
-	}))
+	})))
 	c.Flags().BoolVarP(&force, "force", "f", false, "kill running ones; say nothing of missing ones")
 	c.Flags().BoolVarP(&volumes, "volumes", "v", false, "as in docker; a container's own volumes always go with it")
 	a.usernsFlag(c)
@@ -82,7 +82,7 @@ func newContainerPrune(a *app) *cobra.Command {
 	var force bool
 	var filters []string
 	c := &cobra.Command{Use: "prune", Short: "Remove all containers that do not run", Args: cobra.NoArgs}
-	c.RunE = a.inside(a.withStore(func(c *cobra.Command, s *store, _ []string) error {
+	c.RunE = a.swept(a.inside(a.withStore(func(c *cobra.Command, s *store, _ []string) error {
 		all, err := s.containers.List()
 		if err != nil {
 			return err
@@ -123,7 +123,7 @@ func newContainerPrune(a *app) *cobra.Command {
 		}
 		fmt.Printf("Total reclaimed space: %s\n", size(freed))
 		return nil
-	}))
+	})))
 	c.Flags().Var((*list)(&filters), "filter", "remove only these: label=KEY[=value], or until=TIME: made before that time or duration")
 	c.Flags().BoolVarP(&force, "force", "f", false, "as in docker; mk prune never asks")
 	a.usernsFlag(c)

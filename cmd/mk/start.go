@@ -92,7 +92,7 @@ func (a *app) holder(c *container.Container, flags ...string) (*session, error) 
 
 // start starts a container in the background; one that runs is left as it is.
 func (a *app) start(c *container.Container) error {
-	if running, err := c.Running(); err != nil || running {
+	if st, err := c.Status(); err != nil || st.Running {
 		return err
 	}
 	s, err := a.holder(c)
@@ -108,9 +108,9 @@ func (a *app) startAttached(c *container.Container, f *startFlags) error {
 	if err != nil {
 		return err
 	}
-	if running, err := c.Running(); err != nil {
+	if st, err := c.Status(); err != nil {
 		return err
-	} else if running {
+	} else if st.Running {
 		return attachTo(c, f.interactive, true, keys)
 	}
 	flags := []string{"-a"}
