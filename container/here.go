@@ -68,22 +68,25 @@ type maker struct {
 	control  *os.File // for reports of the command
 	terminal *os.File
 	notices  []string
-	fds      []int // to be closed when the child has been forked
+	fds      []int // to be closed when the child has been forked, see release
+	outer    int   // the same, of lastMounts; or -1
 }
 
 // startHere makes a container by a thread, which lives until p.done is closed and takes work until then.
 func (p *Process) startHere(spec *Spec, root *os.File, sources []*os.File, stdio IO) error {
-	m := &maker{spec: spec, root: root, sources: sources, stdio: stdio, home: -1}
+	m := &maker{spec: spec, root: root, sources: sources, stdio: stdio, home: -1, outer: -1}
 	work, forked, settled := make(chan func()), make(chan error), make(chan struct{})
 	left := make(chan struct{})
 	go threadOfItsOwn(func() {
 		err := m.make()
 		if err != nil {
+			m.release()
 			m.leave()
 			forked <- err
 			return
 		}
 		forked <- nil
+		m.release() // while the child is listened to
 		<-settled
 		m.leave()
 		close(left)
@@ -155,14 +158,23 @@ func threadOfItsOwn(f func()) {
 	runtime.UnlockOSThread()
 }
 
+// release closes what the child has its own copies of. It takes time: a mount that was not attached
+// in the end is dissolved with its last descriptor, and the kernel waits out an RCU grace period for
+// each, a third of a millisecond and more (dissolve_on_fput, fs/namespace.c). The outer /proc always is
+// one.
+func (m *maker) release() {
+	if m.outer >= 0 {
+		go unix.Close(m.outer)
+	}
+	for _, fd := range m.fds {
+		unix.Close(fd)
+	}
+	m.fds, m.outer = nil, -1
+}
+
 // make makes the container, up to the fork of its child.
 func (m *maker) make() (err error) {
 	spec := m.spec
-	defer func() {
-		for _, fd := range m.fds {
-			unix.Close(fd)
-		}
-	}()
 	denied := setgroupsDenied()
 	if m.home, err = unix.Open("/proc/thread-self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
 		return fmt.Errorf("open our mounts: %w", err)
@@ -269,7 +281,7 @@ func (m *maker) notice(text string) { m.notices = append(m.notices, text) }
 func (m *maker) mount() (*lastMounts, error) {
 	spec := m.spec
 	last := &lastMounts{outer: -1}
-	defer func() { m.fds = append(m.fds, last.fds()...) }()
+	defer func() { m.fds, m.outer = append(m.fds, last.fds()...), last.outer }()
 	for i := range spec.Mounts {
 		if p := &spec.Mounts[i]; p.Type == Proc {
 			if fd, err := outerTree("/proc", p); err == nil {
@@ -382,7 +394,9 @@ func (l *lastMounts) protect(root int, spec *Spec) error {
 		}
 		// What it is, the outer /proc tells. Were it wrong, the kernel would not mount the one on the other.
 		var st unix.Stat_t
-		unix.Stat(path.Clean("/"+name), &st)
+		if err := unix.Stat(path.Clean("/"+name), &st); err == unix.ENOENT && noProcHas(name) {
+			continue
+		}
 		cover, err := coverFor(st.Mode&unix.S_IFMT == unix.S_IFDIR, null)
 		if err != nil {
 			return userns.Explain(userns.OpMount, "a mask on "+name, err)
@@ -392,15 +406,20 @@ func (l *lastMounts) protect(root int, spec *Spec) error {
 	return protect(root, &rest)
 }
 
+// noProcHas tells whether what the outer /proc lacks, the child's lacks too: so it is with all that is
+// not of a process, if the outer one is whole (see subset= in proc(5)). A cover that nothing is found
+// for would be dissolved again, see release.
+func noProcHas(name string) bool {
+	first := strings.TrimPrefix(path.Clean("/"+name), "/proc/")
+	return (first[0] < '0' || first[0] > '9') && unix.Access("/proc/stat", unix.F_OK) == nil
+}
+
 func (l *lastMounts) fds() (all []int) {
 	for _, f := range l.fresh {
 		all = append(all, f.dest)
 	}
 	for _, m := range l.masked {
 		all = append(all, m.cover)
-	}
-	if l.outer >= 0 {
-		all = append(all, l.outer)
 	}
 	return all
 }

@@ -45,14 +45,21 @@ func TestStoreOfContainers(t *testing.T) {
 			t.Errorf("Find(%q): %v", name, err)
 		}
 	}
-	d, err := s.New(Record{ID: NewID(), Name: "web"})
+	if _, err := s.New(Record{ID: NewID(), Name: "web"}); !errors.Is(err, ErrNameTaken) {
+		t.Errorf("a second one of the name: %v", err)
+	}
+	d, err := s.New(Record{ID: NewID(), Name: "both"}) // taken by another before it is one
 	if err != nil {
 		t.Fatal(err)
 	}
+	both := create(t, s, "both")
 	if _, err := d.Commit(); !errors.Is(err, ErrNameTaken) {
-		t.Errorf("a second one of the name: %v", err)
+		t.Errorf("the second of two at a time: %v", err)
 	}
 	d.Close()
+	if err := both.Remove(func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
 	if err := c.Rename("other"); err != nil {
 		t.Fatal(err)
 	}
