@@ -20,6 +20,8 @@ type lazyBase struct {
 	snap  *snapshot.Snapshot
 	err   error
 	shown sync.Once // in the display: once as CACHED, or while it is unpacked
+
+	outline outlineOf
 }
 
 // lazy returns the image's entry.

@@ -178,7 +178,7 @@ type made struct {
 	ready     chan struct{} // closed when id, lazy or err is set
 	id        snapshot.ID
 	lazy      *lazyTree // in place of id: a cache has it
-	laid      *laidTree // of a linked step: id is the layer alone
+	laid      *laidTree // of a linked step, and of one on an outline: id is the layer alone
 	text      *KeyText  // of its key; set before digested is closed
 	alone     *KeyText  // of a linked step: the key of its layer alone
 	at        time.Time // when the step ended, now or in the build that executed it
@@ -330,7 +330,8 @@ func (e *engine) make(ctx context.Context, n *Node, m *made) error {
 	if err != nil {
 		return at(n.Step.At(), err)
 	}
-	m.id, m.at = snap.ID(), now()
+	m.found(snap)
+	m.at = now()
 	e.group.Go(func() error {
 		defer close(m.digested)
 		m.digests, m.digestErr = e.digest(snap)
@@ -359,8 +360,14 @@ func (e *engine) known(ctx context.Context, step Key) bool {
 
 // before looks for what the step with this key made, in the records and then in the caches.
 func (e *engine) before(ctx context.Context, m *made, text *KeyText) bool {
-	if rec, err := e.Records.Get(text.Key()); err == nil && e.usable(rec) {
-		m.id, m.digests, m.at = rec.Snapshot, rec.Digests, rec.Made
+	rec, err := e.Records.Get(text.Key())
+	var snap *snapshot.Snapshot
+	if err == nil {
+		snap = e.usable(rec)
+	}
+	if snap != nil {
+		m.found(snap)
+		m.digests, m.at = rec.Digests, rec.Made
 	} else if s := e.cached(ctx, text.Key()); s != nil {
 		m.lazy, m.at = newLazyTree(s, text), s.made()
 		m.digests = snapshot.Digests{Content: s.Content, DiffID: s.Layer, Size: s.Size}
@@ -378,15 +385,6 @@ func (e *engine) cached(ctx context.Context, k Key) *cachedStep {
 		return nil
 	}
 	return e.from.step(ctx, k)
-}
-
-// execute makes the snapshot of a step on its parent's tree.
-func (e *engine) execute(ctx context.Context, n *Node, act action) (*snapshot.Snapshot, error) {
-	parent, err := e.tree(ctx, n.Parent)
-	if err != nil {
-		return nil, err
-	}
-	return e.onDraft(ctx, n, act, parent)
 }
 
 // now is the time as records and history have it.
@@ -506,13 +504,16 @@ func (e *engine) tree(ctx context.Context, t Tree) (*snapshot.Snapshot, error) {
 	return nil, nil
 }
 
-// usable says whether a record's snapshot is still there.
-func (e *engine) usable(rec *Record) bool {
+// usable gives a record's snapshot, nil if it is not there any more.
+func (e *engine) usable(rec *Record) *snapshot.Snapshot {
 	if e.CacheTTL > 0 && time.Since(rec.Made) > e.CacheTTL {
-		return false
+		return nil
 	}
-	_, err := e.Trees.Get(rec.Snapshot)
-	return err == nil
+	snap, err := e.Trees.Get(rec.Snapshot)
+	if err != nil {
+		return nil
+	}
+	return snap
 }
 
 // place names a step for its next build: the same recipe, stage and position.

@@ -117,7 +117,7 @@ func (e *engine) aloneBefore(n *Node, text *KeyText) (*Record, bool) {
 		return nil, false
 	}
 	rec, err := e.Records.Get(text.Key())
-	return rec, err == nil && e.usable(rec)
+	return rec, err == nil && e.usable(rec) != nil
 }
 
 // aloneLayer finds the layer of a linked step in the records or a cache, or makes it.

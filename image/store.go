@@ -44,6 +44,8 @@ type Fetcher interface {
 	// OpenLayer gives a blob's bytes as they come, and keeps none. The store verifies
 	// what it reads, and closes it.
 	OpenLayer(ctx context.Context, s *Store, d v1.Descriptor) (io.ReadCloser, error)
+	// ReadPart gives size bytes of a blob from offset on, unverified, and keeps none.
+	ReadPart(ctx context.Context, s *Store, d v1.Descriptor, offset, size int64) ([]byte, error)
 }
 
 // Tagged is one entry of index.json.

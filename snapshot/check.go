@@ -57,7 +57,7 @@ func (s *Store) Check(ctx context.Context) []Problem {
 		add(id, "owners", snap.checkOwners())
 		add(id, "digests", snap.checkDigests(ctx))
 	}
-	for _, kind := range []string{"chains", "diffids"} {
+	for _, kind := range []string{"chains", "outlines", "diffids"} {
 		entries, err := os.ReadDir(s.path(kind, "sha256"))
 		add("", kind, err)
 		for _, e := range entries {

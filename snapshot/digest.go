@@ -120,7 +120,7 @@ func (s *Snapshot) record(d Digests) error {
 			return err
 		}
 	}
-	if err := s.store.writeRecord("chains", d.Chain, s.id); err != nil {
+	if err := s.store.writeRecord(s.chains(), d.Chain, s.id); err != nil {
 		return err
 	}
 	if err := writeAtomic(filepath.Join(s.Dir(), "digests"), d.text()); err != nil {
@@ -159,11 +159,18 @@ func (s *Snapshot) compute(ctx context.Context, parent *Digests) (Digests, error
 	if s.meta.layer != "" {
 		return s.applied(parent), nil
 	}
-	if s.alone != nil {
-		d, err := s.alone.Digests(ctx)
+	if s.alone == nil {
+		return s.hashTree(ctx, parent)
+	}
+	d, err := s.alone.Digests(ctx)
+	if err != nil || !s.alone.Outline() {
 		return rebased(d, parent), err
 	}
-	return s.hashTree(ctx, parent)
+	is, err := s.hashTree(ctx, parent)
+	if err == nil && is.Content != d.Content {
+		err = fmt.Errorf("laid on the tree, snapshot %s is not the layer that it was on the outline", s.alone.id)
+	}
+	return is, err
 }
 
 // hashTree reads the tree once. This goroutine walks, reads and hashes each

@@ -36,6 +36,7 @@
 //	  digests              text: content, DiffID, chain and size; missing until somebody has asked;
 //	                       and of a layer that Rebase put here, its content without a parent
 //	chains/sha256/<hex>    text: the ID of a snapshot with that chain
+//	outlines/sha256/<hex>  text: the same of a snapshot that is an outline (Draft.SetOutline)
 //	diffids/sha256/<hex>   text: the ID of a snapshot whose WriteLayer has that DiffID
 //
 // Every text file begins with its name and version, but for the look-up records,

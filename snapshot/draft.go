@@ -137,6 +137,14 @@ func (d *Draft) SetLayer(diffID digest.Digest) {
 	d.meta.layer, d.meta.size = diffID, d.read
 }
 
+// SetOutline is SetLayer of a draft to which not the layer was applied but a listing of it: names,
+// types, owners, modes and times are the layer's, the bytes of files are not. The snapshot, and
+// those made on it, are outlines: Snapshot.Outline says so.
+func (d *Draft) SetOutline(diffID digest.Digest) {
+	d.SetLayer(diffID)
+	d.meta.outline = true
+}
+
 // Commit ends the draft and returns the snapshot it became. Mounts of the draft
 // must be gone. It does not wait for a hash, nor for the disk: a snapshot
 // survives any death of the process, but after a crash of the machine Check

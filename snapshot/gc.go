@@ -183,22 +183,25 @@ func childrenFirst(s *Store, ids []ID) []ID {
 // dropRecords removes the look-up records of what is not needed, before the
 // snapshots go; one that another snapshot can stand in for is given to it.
 func (s *Store) dropRecords(ids []ID, needed map[ID]bool) error {
-	chains := make(map[digest.Digest]ID)
-	diffIDs := make(map[digest.Digest]ID)
+	heirs := map[string]map[digest.Digest]ID{"chains": {}, "outlines": {}, "diffids": {}}
 	for _, id := range ids {
 		if !needed[id] {
 			continue
 		}
-		d, err := readDigests(s.path("snapshots", string(id), "digests"))
+		snap, err := s.Get(id)
 		if err != nil {
+			continue // broken, and Check says so
+		}
+		d, ok := snap.Recorded()
+		if !ok {
 			continue // not computed
 		}
-		chains[d.Chain] = id
-		if m, err := readMeta(s.path("snapshots", string(id), "meta")); err == nil && m.layer == "" {
-			diffIDs[d.DiffID] = id
+		heirs[snap.chains()][d.Chain] = id
+		if snap.meta.layer == "" {
+			heirs["diffids"][d.DiffID] = id
 		}
 	}
-	for kind, heirs := range map[string]map[digest.Digest]ID{"chains": chains, "diffids": diffIDs} {
+	for kind, heirs := range heirs {
 		entries, err := os.ReadDir(s.path(kind, "sha256"))
 		if err != nil {
 			return err

@@ -22,8 +22,11 @@ import (
 // Two names of one file in the layer stay two names of one file. Beyond that,
 // st_nlink of its files counts the snapshots too; no layer tells of it, since a
 // name that is not in the tree is not written.
+//
+// A layer that was made on an outline is laid on the tree that the outline is of, if it removes
+// nothing. It is the same layer there: else computing its digests, from the files, is an error.
 func (s *Store) Rebase(layer, parent *Snapshot) (*Snapshot, error) {
-	if layer.Below() != nil {
+	if layer.Below() != nil && !layer.Outline() {
 		return nil, fmt.Errorf("rebase snapshot %s: it has a parent", layer.id)
 	}
 	if parent == nil {

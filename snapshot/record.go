@@ -26,12 +26,14 @@ const (
 //	amends                               absent, or the layer is the parent's with these changes
 //	epoch 1700000000                     newer mtimes are written as this one
 //	layer sha256:… 1234                  DiffID and bytes of the tar it was applied from
+//	outline                              which was a listing of that layer's: see Draft.SetOutline
 type meta struct {
-	parent ID
-	amends bool
-	epoch  *time.Time
-	layer  digest.Digest
-	size   int64
+	parent  ID
+	amends  bool
+	epoch   *time.Time
+	layer   digest.Digest
+	size    int64
+	outline bool
 }
 
 func (m meta) text() []byte {
@@ -48,6 +50,9 @@ func (m meta) text() []byte {
 	}
 	if m.layer != "" {
 		fmt.Fprintln(&b, "layer", m.layer, m.size)
+	}
+	if m.outline {
+		fmt.Fprintln(&b, "outline")
 	}
 	return b.Bytes()
 }
@@ -70,6 +75,8 @@ func readMeta(path string) (meta, error) {
 			if err = m.layer.Validate(); err == nil {
 				m.size, err = strconv.ParseInt(f[2], 10, 64)
 			}
+		case f[0] == "outline" && len(f) == 1:
+			m.outline = true
 		default:
 			err = fmt.Errorf("line %q is not understood", strings.Join(f, " "))
 		}
@@ -183,8 +190,8 @@ func writeAtomic(path string, text []byte) error {
 	return err
 }
 
-// recordPath is where the snapshot of a digest is looked up: kind is chains or
-// diffids. Only sha256 gets that far, so that a digest cannot name a path.
+// recordPath is where the snapshot of a digest is looked up: kind is chains, outlines
+// or diffids. Only sha256 gets that far, so that a digest cannot name a path.
 func (s *Store) recordPath(kind string, d digest.Digest) (string, error) {
 	if err := d.Validate(); err != nil {
 		return "", fmt.Errorf("look up %q: %w", d, err)

@@ -27,6 +27,26 @@ func (s *Snapshot) ID() ID { return s.id }
 // lies on may be another: see Below.
 func (s *Snapshot) Parent() *Snapshot { return s.parent }
 
+// Outline tells whether the tree shows what there is by name only, since it is made of a listing
+// or lies on one: its digests and its own layer are right, but the bytes of files below may be missing.
+// Rebase lays its layer on the tree itself.
+func (s *Snapshot) Outline() bool {
+	for ; s != nil; s = s.parent {
+		if s.meta.outline {
+			return true
+		}
+	}
+	return false
+}
+
+// chains is where the snapshot is looked up by its chain.
+func (s *Snapshot) chains() string {
+	if s.Outline() {
+		return "outlines"
+	}
+	return "chains"
+}
+
 // Layers lists the snapshot and those that its layer lies on, base first. It is empty for nil.
 func (s *Snapshot) Layers() []*Snapshot {
 	var layers []*Snapshot

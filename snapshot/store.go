@@ -53,7 +53,7 @@ func Open(dir string, remember bool) (*Store, error) {
 		return nil, fmt.Errorf("open snapshot store %q: not an absolute path", dir)
 	}
 	s := &Store{dir: dir, remember: remember, known: make(map[ID]*Snapshot)}
-	for _, d := range []string{"snapshots", "drafts", "chains/sha256", "diffids/sha256", "empty"} {
+	for _, d := range []string{"snapshots", "drafts", "chains/sha256", "outlines/sha256", "diffids/sha256", "empty"} {
 		if err := os.MkdirAll(s.path(d), 0o700); err != nil {
 			return nil, fmt.Errorf("open snapshot store: %w", err)
 		}
@@ -151,6 +151,11 @@ func (s *Store) remembered(snap *Snapshot) *Snapshot {
 // ChainID; an error that is fs.ErrNotExist when none is recorded.
 func (s *Store) ByChain(chain digest.Digest) (*Snapshot, error) {
 	return s.byRecord("chains", chain)
+}
+
+// OutlineByChain is ByChain of outlines, which that never returns.
+func (s *Store) OutlineByChain(chain digest.Digest) (*Snapshot, error) {
+	return s.byRecord("outlines", chain)
 }
 
 // ByDiffID returns a snapshot whose WriteLayer writes the layer with the given

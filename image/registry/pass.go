@@ -2,8 +2,10 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
 
 	"mk/image"
 
@@ -34,7 +36,16 @@ type place struct {
 // OpenLayer gives the bytes of one blob, unverified, from the repositories that are recorded as
 // its sources, and from their mirrors. It makes no request before the first Read.
 func (c *Client) OpenLayer(ctx context.Context, store *image.Store, d v1.Descriptor) (io.ReadCloser, error) {
-	p := &passing{ctx: ctx, client: c, blob: d}
+	places, err := c.places(store, d)
+	if err != nil {
+		return nil, err
+	}
+	return &passing{ctx: ctx, client: c, blob: d, places: places}, nil
+}
+
+// places lists who may have a blob, mirrors before their registries; ErrAbsent where nobody is known.
+func (c *Client) places(store *image.Store, d v1.Descriptor) ([]place, error) {
+	var places []place
 	for _, repository := range store.Sources(d.Digest) {
 		ref, err := image.ParseReference(repository)
 		if err != nil {
@@ -45,13 +56,13 @@ func (c *Client) OpenLayer(ctx context.Context, store *image.Store, d v1.Descrip
 			return nil, err
 		}
 		for _, e := range endpoints {
-			p.places = append(p.places, place{e, ref.Path()})
+			places = append(places, place{e, ref.Path()})
 		}
 	}
-	if len(p.places) == 0 {
+	if len(places) == 0 {
 		return nil, fmt.Errorf("fetch layer %s: no source is known: %w", d.Digest, image.ErrAbsent)
 	}
-	return p, nil
+	return places, nil
 }
 
 func (p *passing) Read(b []byte) (int, error) {
@@ -98,4 +109,51 @@ func (p *passing) Close() error {
 		return nil
 	}
 	return p.from.Close()
+}
+
+// ReadPart gives a part of a blob, from the first place that serves parts.
+func (c *Client) ReadPart(ctx context.Context, store *image.Store, d v1.Descriptor, offset, size int64) ([]byte, error) {
+	places, err := c.places(store, d)
+	if err != nil {
+		return nil, err
+	}
+	var failed error
+	for _, at := range places {
+		s, err := c.open(ctx, at.at, at.repository, transport.PullScope, nil)
+		if err == nil {
+			var part []byte
+			if part, err = s.part(ctx, d, offset, size); err == nil {
+				return part, nil
+			}
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		failed = errors.Join(failed, err)
+	}
+	return nil, failed
+}
+
+// part asks for a part of a blob (RFC 9110, section 14.2).
+func (s *session) part(ctx context.Context, d v1.Descriptor, offset, size int64) (part []byte, err error) {
+	ask := request{method: http.MethodGet, url: s.root + "/blobs/" + d.Digest.String(),
+		header: http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", offset, offset+size-1)}}}
+	err = s.retry(ctx, func() error {
+		resp, err := s.once(ctx, ask, http.StatusPartialContent, http.StatusOK)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusPartialContent || !contentRange(resp.Header, offset) {
+			return fmt.Errorf("GET %s: the registry does not serve parts of blobs", ask.url)
+		}
+		if part, err = io.ReadAll(io.LimitReader(resp.Body, size)); err == nil && int64(len(part)) < size {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return &netError{method: http.MethodGet, url: ask.url, err: err}
+		}
+		return nil
+	})
+	return part, err
 }

@@ -3,6 +3,8 @@ package registry
 import (
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 )
 
@@ -85,4 +87,43 @@ func TestWrongBytesAreNotPassed(t *testing.T) {
 		t.Fatal(err)
 	}
 	readable(t, fresh, sent)
+}
+
+// A part of a layer costs its bytes; a registry that does not know Range is not asked for all of it.
+func TestPartsOfLayers(t *testing.T) {
+	f, ref, _ := pushed(t)
+	s := testStore(t)
+	im, err := quick().Manifest(ctx, ref, s, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := im.Layers()[0].Descriptor
+	whole := func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		r.Header.Del("Range")
+		return false
+	}
+	mirror := wrap(t, httptest.NewServer, f.Config.Handler, whole)
+	c := quick()
+	c.Mirrors = map[string][]string{f.host: {mirror.URL}}
+	part, err := c.ReadPart(ctx, s, d, 10, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.SetFetcher(c)
+	rc, err := s.Open(ctx, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rc.Close()
+	all, err := io.ReadAll(rc)
+	if err != nil || string(part) != string(all[10:110]) {
+		t.Errorf("%v, %q", err, part)
+	}
+	f.spoil(whole)
+	if _, err := c.ReadPart(ctx, s, d, 10, 100); err == nil || !strings.Contains(err.Error(), "does not serve parts") {
+		t.Errorf("no part: %v", err)
+	}
+	if _, err := c.ReadPart(ctx, s, d, d.Size-5, 100); err == nil {
+		t.Error("a part behind the end")
+	}
 }

@@ -1,0 +1,220 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"mk/image"
+	"mk/recipe"
+	"mk/snapshot"
+)
+
+// A COPY and a WORKDIR look at names alone: which directories there are, where links lead, whose
+// what is. So they need not have a base that is in a registry, if its layers say what is in
+// them for less than themselves (image.Layer.Listing): they are made on an outline, a tree with
+// all names of the base and none of the bytes of its files. Their layers are the same to the byte.
+// A step that reads the tree has the base fetched, and the layers laid on it.
+
+// outlineOf is the outline of one image, made once a build.
+type outlineOf struct {
+	once sync.Once
+	snap *snapshot.Snapshot // nil: there is none
+}
+
+// ground gives the tree that a step is made on: an outline of it, if that is enough and there is one.
+func (e *engine) ground(ctx context.Context, n *Node) (*snapshot.Snapshot, error) {
+	if !namesAlone(n) {
+		return e.tree(ctx, n.Parent)
+	}
+	switch t := n.Parent; {
+	case t.Node != nil:
+		m, err := e.node(ctx, t.Node)
+		if err != nil {
+			return nil, err
+		}
+		if m.laid != nil && m.laid.layer.Outline() {
+			return m.laid.layer, nil
+		}
+	case t.Image != nil:
+		if s, err := e.outline(ctx, t.Image); s != nil || err != nil {
+			return s, err
+		}
+	}
+	return e.tree(ctx, n.Parent)
+}
+
+// namesAlone tells whether a step reads no file of its parent's: none of the accounts, and none to unpack
+// archives beside.
+func namesAlone(n *Node) bool {
+	switch st := n.Step.(type) {
+	case *recipe.Copy:
+		return !st.Add && st.Unpack == nil && (st.Chown == "" || onlyNumber.MatchString(st.Chown))
+	case *recipe.Workdir:
+		return n.User == ""
+	}
+	return false
+}
+
+var onlyNumber = regexp.MustCompile(`^[0-9]+$`)
+
+// outline gives the outline of an image, nil where the image itself is here or nearly, or where its
+// layers have no listings.
+func (e *engine) outline(ctx context.Context, img *image.Image) (*snapshot.Snapshot, error) {
+	o := &e.lazy(img).outline
+	o.once.Do(func() {
+		chains := chainIDs(img)
+		if len(chains) == 0 {
+			return
+		}
+		top := chains[len(chains)-1]
+		if _, err := e.Trees.ByChain(top); err == nil {
+			return
+		}
+		if s, err := e.Trees.OutlineByChain(top); err == nil {
+			o.snap = s
+			return
+		}
+		if !e.Inside || !mostlyListed(img) {
+			return
+		}
+		s, err := e.makeOutline(ctx, img)
+		if err == nil {
+			o.snap = s
+		} else if ctx.Err() == nil {
+			e.notice(fmt.Sprintf("a base is fetched, of which no byte would be needed: %v", err))
+		}
+	})
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return o.snap, nil
+}
+
+// maxListings is how many bytes of listings, compressed as they come, are held in memory for one image.
+const maxListings = 64 << 20
+
+// mostlyListed tells whether most bytes of an image that would have to be fetched are in layers with listings.
+func mostlyListed(img *image.Image) bool {
+	var listed, other, listings int64
+	for _, l := range img.Layers() {
+		if here, err := l.Present(); here || err != nil {
+			continue
+		}
+		if n := l.Listed(); n > 0 {
+			listed, listings = listed+l.Descriptor.Size, listings+n
+		} else {
+			other += l.Descriptor.Size
+		}
+	}
+	return listed > other && listings <= maxListings
+}
+
+// makeOutline makes a snapshot a layer, of its listing, or of the layer where that is here or has none.
+func (e *engine) makeOutline(ctx context.Context, img *image.Image) (top *snapshot.Snapshot, err error) {
+	chains := chainIDs(img)
+	known := 0
+	for i := range chains {
+		s, err := e.Trees.ByChain(chains[i])
+		if err != nil {
+			s, err = e.Trees.OutlineByChain(chains[i])
+		}
+		if err != nil {
+			break
+		}
+		top, known = s, i+1
+	}
+	layers := img.Layers()[known:]
+	listings, err := e.listings(ctx, layers)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		for _, l := range listings {
+			if l != nil {
+				l.Close()
+			}
+		}
+	}()
+	for i, l := range layers {
+		if listings[i] == nil {
+			top, err = e.unpackLayer(ctx, l.DiffID, l.Uncompressed, top)
+		} else {
+			top, err = e.unpackListing(ctx, l, listings[i], top)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return top, nil
+}
+
+// listings gets those of the layers that are not here, nil for the others and those that have none.
+func (e *engine) listings(ctx context.Context, layers []image.Layer) ([]io.ReadCloser, error) {
+	found := make([]io.ReadCloser, len(layers))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(fetchesAtOnce)
+	for i, l := range layers {
+		if here, err := l.Present(); here || err != nil || l.Listed() == 0 {
+			continue // an error shows when it is read
+		}
+		g.Go(func() error {
+			return e.Progress.Task("reading what is in layer "+l.Descriptor.Digest.String(), func(*Vertex) (err error) {
+				found[i], err = l.Listing(ctx)
+				return err
+			})
+		})
+	}
+	err := g.Wait()
+	for _, l := range found {
+		if l != nil && err != nil {
+			l.Close()
+		}
+	}
+	return found, err
+}
+
+// unpackListing unpacks a layer's listing on a tree.
+func (e *engine) unpackListing(ctx context.Context, l image.Layer, tar io.Reader, parent *snapshot.Snapshot) (*snapshot.Snapshot, error) {
+	draft, err := e.Trees.NewDraft(parent)
+	if err != nil {
+		return nil, err
+	}
+	defer draft.Discard() // no-op after Commit
+	if err := draft.Apply(ctx, tar); err != nil {
+		return nil, err
+	}
+	draft.SetOutline(l.DiffID)
+	return draft.Commit()
+}
+
+// execute makes the snapshot of a step on its parent's tree, or on the outline of that. What an
+// outline is not enough for is made again on the tree, which also has the better words for what is wrong.
+func (e *engine) execute(ctx context.Context, n *Node, act action) (*snapshot.Snapshot, error) {
+	ground, err := e.ground(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	snap, err := e.onDraft(ctx, n, act, ground)
+	if err == nil || !ground.Outline() || ctx.Err() != nil || errors.Is(err, errChanged) {
+		return snap, err
+	}
+	tree, err := e.tree(ctx, n.Parent)
+	if err != nil {
+		return nil, err
+	}
+	return e.onDraft(ctx, n, act, tree)
+}
+
+// found takes what a step made, now or before, for its result.
+func (m *made) found(s *snapshot.Snapshot) {
+	m.id = s.ID()
+	if s.Outline() {
+		m.laid = &laidTree{layer: s, turn: make(chan struct{}, 1)}
+	}
+}
