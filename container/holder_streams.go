@@ -84,8 +84,12 @@ const copyBuffer = 64 << 10
 // copy ends with the container, whose last process held the other end.
 func (s *streams) copy(stream string, from *os.File) {
 	buf := make([]byte, copyBuffer)
+	read := (*os.File).Read
+	if s.tty {
+		read = ReadTerminal
+	}
 	for {
-		n, err := from.Read(buf)
+		n, err := read(from, buf)
 		if n > 0 {
 			if s.log != nil {
 				s.log.write(stream, buf[:n])

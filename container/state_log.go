@@ -2,7 +2,6 @@ package container
 
 import (
 	"bytes"
-	"fmt"
 	"os"
 	"sync"
 	"time"
@@ -110,7 +109,7 @@ func appendLine(out, text []byte, end string) []byte {
 		case c >= utf8.RuneSelf: // not UTF-8
 			out = append(out, `\ufffd`...)
 		default:
-			out = fmt.Appendf(out, `\u%04x`, c)
+			out = append(out, '\\', 'u', '0', '0', "0123456789abcdef"[c>>4], "0123456789abcdef"[c&15])
 		}
 		i += size
 		from = i

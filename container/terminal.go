@@ -1,7 +1,9 @@
 package container
 
 import (
+	"io"
 	"os"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,9 +40,10 @@ func openTerminal(root int, spec *Spec) (master, slave int, err error) {
 	return master, slave, nil
 }
 
-// newTerminal makes a pty in the container's own devpts, so that ttyname and /dev/tty work there.
+// newTerminal makes a pty in the container's own devpts, so that ttyname and /dev/tty work there. The
+// master does not block: see ReadTerminal.
 func newTerminal(root int, spec *Spec) (master, slave int, err error) {
-	master, err = openIn(root, "/dev/pts/ptmx", unix.O_RDWR|unix.O_NOCTTY)
+	master, err = openIn(root, "/dev/pts/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK)
 	if err != nil {
 		return -1, -1, err
 	}
@@ -89,4 +92,57 @@ func useTerminal(slave int, control bool) error {
 		}
 	}
 	return unix.Close(slave)
+}
+
+// ReadTerminal reads from the master of a pty what there is, and waits for the first of it. The kernel
+// hands out at most 4 KiB at a time; while much is written, that is gathered until buf is full or
+// nothing comes for terminalPause, since whoever gets it is woken up for every piece. The error at the
+// end is EIO, once all processes have closed the other side.
+func ReadTerminal(master *os.File, buf []byte) (n int, err error) {
+	conn, err := master.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var failed error
+	err = conn.Read(func(fd uintptr) (done bool) {
+		for n < len(buf) && (n < terminalBurst || comesSoon(fd)) {
+			m, err := unix.Read(int(fd), buf[n:])
+			switch {
+			case err == unix.EINTR:
+			case err == unix.EAGAIN:
+				return n > 0
+			case err == nil && m > 0:
+				if n += m; n < terminalBurst {
+					return true
+				}
+			case n > 0:
+				return true // the next call gets it
+			case err == nil:
+				failed = io.EOF
+				return true
+			default:
+				failed = err
+				return true
+			}
+		}
+		return true
+	})
+	if err == nil {
+		err = failed
+	}
+	return n, err
+}
+
+const (
+	terminalBurst = 512       // bytes: more than keys echo, or a prompt has
+	terminalPause = 1_000_000 // nanoseconds
+)
+
+// comesSoon waits for more. It is a raw call, which keeps the scheduler's place: it is too short to
+// give that up and have it back, which would cost more than the read.
+func comesSoon(fd uintptr) bool {
+	poll := unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
+	pause := unix.Timespec{Nsec: terminalPause}
+	n, _, _ := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&poll)), 1, uintptr(unsafe.Pointer(&pause)), 0, 0, 0)
+	return n == 1
 }

@@ -148,7 +148,11 @@ func (s *session) run() (status int, err error) {
 	var out sync.WaitGroup
 	for name, to := range map[string]*os.File{"stdout": os.Stdout, "stderr": os.Stderr, "tty": os.Stdout} {
 		if from := s.streams[name]; from != nil {
-			out.Go(func() { io.Copy(to, from) }) // ends with EOF, or EIO of a terminal
+			if name == "tty" {
+				out.Go(func() { copyTerminal(to, from) })
+			} else {
+				out.Go(func() { io.Copy(to, from) })
+			}
 		}
 	}
 	type end struct {
@@ -184,6 +188,22 @@ func (s *session) run() (status int, err error) {
 			fmt.Fprintln(os.Stderr, "mk: the container reached its memory limit, and the kernel killed a process of it")
 		}
 		return e.reply.Code, nil
+	}
+}
+
+// copyTerminal prints what is written to a terminal, until nobody has it open or nobody reads here.
+func copyTerminal(to, terminal *os.File) {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := container.ReadTerminal(terminal, buf)
+		if n > 0 {
+			if _, werr := to.Write(buf[:n]); werr != nil {
+				return
+			}
+		}
+		if err != nil { // EIO
+			return
+		}
 	}
 }
 

@@ -46,8 +46,11 @@ func cmdTerminal(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // keys KEY...
-// types: words as they are, and keys by tmux's names (Enter, C-c, Escape).
+// types: words as they are, and keys by tmux's names (Enter, C-c, Escape). As with a person, there is a
+// pause before: busybox's shell asks the terminal where the cursor is (ESC [ 6 n) at every prompt, and
+// takes a key that comes within 50 ms of the answer for a part of it, and drops it.
 func cmdKeys(ts *testscript.TestScript, neg bool, args []string) {
+	time.Sleep(80 * time.Millisecond)
 	tmux(ts, append([]string{"send-keys", "-t", "t"}, args...)...)
 }
 
