@@ -13,11 +13,23 @@ const (
 	sysLchown
 	sysStat
 	sysLstat
+	sysUnlink
+	sysRmdir
+	sysRename
+	sysLink
+	sysChmod
+	sysUtime
+	sysUtimes
+	sysFutimes
+	sysAccess
+	sysReadlink
 
 	sysFstatat = unix.SYS_FSTATAT
 	auditArch  = unix.AUDIT_ARCH_AARCH64
 	compatArch = unix.AUDIT_ARCH_ARM
 )
 
+const compatUtimensat64 = -1
+
 // compatCalls: 32-bit programs get the kernel's own answers here.
-var compatCalls map[int32]int
+var compatCalls, shortCalls map[int32]int

@@ -145,13 +145,13 @@ func (t *tracer) identity() reply {
 	user, group := c.capable(unix.CAP_SETUID), c.capable(unix.CAP_SETGID)
 	switch int(t.n.nr) {
 	case unix.SYS_GETUID:
-		return value(int64(c.uid[real]))
+		return t.valueID(c.uid[real])
 	case unix.SYS_GETEUID:
-		return value(int64(c.uid[effective]))
+		return t.valueID(c.uid[effective])
 	case unix.SYS_GETGID:
-		return value(int64(c.gid[real]))
+		return t.valueID(c.gid[real])
 	case unix.SYS_GETEGID:
-		return value(int64(c.gid[effective]))
+		return t.valueID(c.gid[effective])
 	case unix.SYS_GETRESUID:
 		return t.writeIDs(c.uid)
 	case unix.SYS_GETRESGID:
@@ -162,7 +162,11 @@ func (t *tracer) identity() reply {
 		case size < 0 || size > 0 && size < n:
 			return failed(unix.EINVAL)
 		case size > 0 && n > 0:
-			if e := t.write(a[1], []byte(c.groups)); e != 0 {
+			var list []byte
+			for i := range n {
+				list = t.appendID(list, word32([]byte(c.groups), 4*i))
+			}
+			if e := t.write(a[1], list); e != 0 {
 				return failed(e)
 			}
 		}
@@ -175,8 +179,13 @@ func (t *tracer) identity() reply {
 			return failed(unix.EINVAL)
 		}
 		b := make([]byte, 4*int(x))
-		if !t.read(a[1], b) {
+		if !t.read(a[1], b[:t.idSize*int(x)]) {
 			return failed(unix.EFAULT)
+		}
+		if t.idSize == 2 {
+			for i := int(x) - 1; i >= 0; i-- {
+				putWord32(b, 4*i, widened(binary.NativeEndian.Uint16(b[2*i:])))
+			}
 		}
 		sortWords(b)
 		c.groups = string(b)
@@ -223,7 +232,7 @@ func (t *tracer) changeFS(id *[4]uint32, x uint32, root bool, now *ids) reply {
 		id[fsID] = x
 		t.become(*now)
 	}
-	return value(int64(was))
+	return t.valueID(was)
 }
 
 func set1(id *[4]uint32, x uint32, root bool) unix.Errno {
@@ -279,13 +288,51 @@ func set3(id *[4]uint32, r, e, s uint32, root bool) unix.Errno {
 // writeIDs gives the three IDs to getresuid and getresgid.
 func (t *tracer) writeIDs(id [4]uint32) reply {
 	for i, x := range id[:fsID] {
-		var b [4]byte
-		putWord32(b[:], 0, x)
-		if e := t.write(t.n.args[i], b[:]); e != 0 {
+		if e := t.write(t.n.args[i], t.appendID(nil, x)); e != 0 {
 			return failed(e)
 		}
 	}
 	return value(0)
+}
+
+// shorten makes of a call with IDs of 16 bits the one that it is here.
+func (t *tracer) shorten(call int) {
+	t.idSize = 2
+	first, last := 0, 2
+	switch call {
+	case sysChown, sysLchown, unix.SYS_FCHOWN:
+		first = 1
+	case unix.SYS_GETGROUPS, unix.SYS_SETGROUPS, unix.SYS_GETRESUID, unix.SYS_GETRESGID:
+		return
+	}
+	for i := first; i <= last; i++ {
+		t.n.args[i] = uint64(widened(uint16(t.n.args[i])))
+	}
+}
+
+// widened is an ID of 16 bits; -1 is one, too.
+func widened(id uint16) uint32 {
+	if id == 1<<16-1 {
+		return keep
+	}
+	return uint32(id)
+}
+
+// shown is an ID as the caller takes it: what does not fit is nobody's, overflowuid of proc(5).
+func (t *tracer) shown(id uint32) uint32 {
+	if t.idSize == 2 && id >= 1<<16 {
+		return 65534
+	}
+	return id
+}
+
+func (t *tracer) valueID(id uint32) reply { return value(int64(t.shown(id))) }
+
+func (t *tracer) appendID(b []byte, id uint32) []byte {
+	if t.idSize == 2 {
+		return binary.NativeEndian.AppendUint16(b, uint16(t.shown(id)))
+	}
+	return binary.NativeEndian.AppendUint32(b, id)
 }
 
 // inGroup tells whether the caller may give files to the group.
@@ -338,11 +385,21 @@ func (t *tracer) exec(dirfd int32, addr uint64, flags int) reply {
 	if !ok {
 		return native
 	}
+	if !c.isRoot() {
+		if r := t.ask(dirfd, addr, flags, 0, mayExec); r != native {
+			return r
+		}
+	}
 	was := c
 	c.caps = capState{}
 	t.executed(&c, dirfd, addr, flags)
 	if c != was {
 		t.become(c)
+	}
+	if t.changed.Load() {
+		if limit, e := t.locks(); e == 0 {
+			t.last.note(int32(t.n.pid), limit.Cur)
+		}
 	}
 	return native
 }
@@ -483,44 +540,84 @@ func (t *tracer) capget() reply {
 	return failed(t.write(t.n.args[1], asBytes(&data)[:words*12]))
 }
 
-// peer answers SO_PEERCRED with the identity that the process at the other end of the socket has.
-func (t *tracer) peer(fd int, addr, sizeAddr uint64) reply {
-	var size [4]byte
-	if !t.read(sizeAddr, size[:]) {
-		return failed(unix.EFAULT)
+// lastKnown are the identities with which processes began to execute: who is asked for may be gone.
+type lastKnown struct {
+	mu     sync.Mutex
+	number map[int32]uint64
+}
+
+// maxKnown bounds them. Then all are forgotten, and processes that are gone are root's.
+const maxKnown = 1 << 12
+
+func (l *lastKnown) note(pid int32, number uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.number == nil || len(l.number) == maxKnown {
+		l.number = map[int32]uint64{}
 	}
-	pidfd, err := unix.PidfdOpen(int(t.n.pid), 0)
-	if err != nil {
-		return native // a thread: the kernel has no descriptor for it before 6.9
+	l.number[pid] = number
+}
+
+func (l *lastKnown) of(pid int32) (number uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.number[pid]
+}
+
+// peerOf is the identity of the process at the other end of a socket, if anybody here is not root.
+func (t *tracer) peerOf(fd int32) (c ids, pid int32, ok bool) {
+	if !t.changed.Load() {
+		return c, 0, false
 	}
-	defer unix.Close(pidfd)
-	if !t.alive() {
-		return failed(unix.ESRCH)
-	}
-	sock, err := unix.PidfdGetfd(pidfd, fd, 0)
-	if err != nil {
-		return native
+	sock := t.borrow(fd)
+	if sock < 0 {
+		return c, 0, false
 	}
 	defer unix.Close(sock)
 	u, err := unix.GetsockoptUcred(sock, unix.SOL_SOCKET, unix.SO_PEERCRED)
-	if err != nil || u.Pid == 0 {
-		return native
+	if err != nil || u.Pid == 0 || !t.alive() {
+		return c, 0, false
 	}
 	var limit unix.Rlimit
 	if unix.Prlimit(int(u.Pid), rlimitLocks, nil, &limit) != nil {
+		limit.Cur = t.last.of(u.Pid)
+	}
+	return t.ids.of(limit.Cur), u.Pid, true
+}
+
+// peer answers SO_PEERCRED and SO_PEERGROUPS. The kernel has them of the time when the sockets were connected;
+// here they are those that the process has now, or had last.
+func (t *tracer) peer(fd int32, option, addr, sizeAddr uint64) reply {
+	c, pid, ok := t.peerOf(fd)
+	var b [4]byte
+	if !ok || !t.read(sizeAddr, b[:]) {
 		return native
 	}
-	c := t.ids.of(limit.Cur)
-	if c.uid[effective] == 0 && c.gid[effective] == 0 || word32(size[:], 0) < 12 {
-		return native
+	size := int(int32(word32(b[:], 0)))
+	var all []byte
+	if option == unix.SO_PEERGROUPS {
+		if all = []byte(c.groups); size < len(all) {
+			putWord32(b[:], 0, uint32(len(all)))
+			if e := t.write(sizeAddr, b[:]); e != 0 {
+				return failed(e)
+			}
+			return failed(unix.ERANGE)
+		}
+	} else {
+		if c.uid[effective] == 0 && c.gid[effective] == 0 || size < 0 {
+			return native
+		}
+		all = make([]byte, unix.SizeofUcred)
+		putWord32(all, 0, t.pidInside(pid))
+		putWord32(all, 4, c.uid[effective])
+		putWord32(all, 8, c.gid[effective])
+		all = all[:min(size, len(all))]
 	}
-	var b [12]byte
-	putWord32(b[:], 0, t.pidInside(u.Pid))
-	putWord32(b[:], 4, c.uid[effective])
-	putWord32(b[:], 8, c.gid[effective])
-	putWord32(size[:], 0, 12)
-	if e := t.write(addr, b[:]); e != 0 {
-		return failed(e)
+	putWord32(b[:], 0, uint32(len(all)))
+	if len(all) > 0 {
+		if e := t.write(addr, all); e != 0 {
+			return failed(e)
+		}
 	}
-	return failed(t.write(sizeAddr, size[:]))
+	return failed(t.write(sizeAddr, b[:]))
 }

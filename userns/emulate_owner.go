@@ -2,8 +2,10 @@ package userns
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -31,6 +33,16 @@ func (t *tracer) chown(dirfd int32, addr uint64, uid, gid uint32, flags int) rep
 	}
 	if int(t.n.nr) == unix.SYS_FCHOWN && t.onlyPath(dirfd) {
 		return failed(unix.EBADF)
+	}
+	if !c.isRoot() {
+		f, e := t.findCall(&c, dirfd, addr, flags)
+		defer f.close()
+		if e = refusal(e); e != 0 {
+			return failed(e)
+		}
+		if f.file >= 0 {
+			return t.chownOpen(&c, f.file, uid, gid, false)
+		}
 	}
 	path, link, e := t.locate(dirfd, addr, flags)
 	if e != 0 {
@@ -72,7 +84,7 @@ func (t *tracer) chownOpen(c *ids, fd int, uid, gid uint32, borrowed bool) reply
 	default:
 		o, _ = t.keeper.Owner(byFD(fd), false)
 	}
-	if c.uid[fsID] != 0 && !c.capable(unix.CAP_CHOWN) && (uid != keep || gid != keep) {
+	if !c.has(unix.CAP_CHOWN) && (uid != keep || gid != keep || c.sheds(o, &st)) {
 		if c.uid[fsID] != o.UID || uid != keep && uid != o.UID || gid != keep && gid != o.GID && !c.inGroup(gid) {
 			return failed(unix.EPERM)
 		}
@@ -153,67 +165,66 @@ type place struct {
 // the call fails anyway: that the kernel can do. dir: it is a directory that is made, whose name may
 // end in slashes. always: root's files too. The caller closes place.dir.
 func (t *tracer) newPlace(dirfd int32, addr uint64, dir, always bool) (p place, e unix.Errno) {
-	p.dir = -1
-	raw, e := t.readString(addr, maxPath)
-	if e != 0 {
-		return p, 0
+	path, e := t.readString(addr, maxPath)
+	if e != 0 || len(path) == 0 || !dir && path[len(path)-1] == '/' {
+		return place{dir: -1}, 0
 	}
-	name := bytes.Clone(bytes.TrimRight(raw, "/"))
-	if len(raw) == 0 || len(name) == 0 {
-		return p, 0
-	}
-	parent := []byte(nil)
-	if i := bytes.LastIndexByte(name, '/'); i >= 0 {
-		parent, name = name[:i+1], name[i+1:]
-	}
-	if string(name) == "." || string(name) == ".." || raw[len(raw)-1] == '/' && !dir {
-		return p, 0
-	}
-	p, e = t.placeIn(t.at(dirfd, parent), string(name), always)
-	p.raw = raw
-	return p, e
+	return t.placeAt(dirfd, path, always)
 }
 
-// placeIn is newPlace for a directory that has been located. always: root's files too.
-func (t *tracer) placeIn(dir, name string, always bool) (p place, e unix.Errno) {
+// placeAt is newPlace for a path that has been read.
+func (t *tracer) placeAt(dirfd int32, path []byte, always bool) (p place, e unix.Errno) {
 	p.dir = -1
 	c, ok := t.who()
 	if !ok {
 		return p, unix.ESRCH
 	}
-	root := c.uid[fsID] == 0 && c.gid[fsID] == 0
-	o, known := t.keeper.Owner(dir, false)
-	if known {
-		p.list = t.keeper.Attr(dir, aclDefault)
-	}
-	if root && p.list == nil && (!known || o.GID == 0) && !always {
+	if c.isRoot() && !always && t.plain(dirfd, path) {
 		return p, 0
 	}
-	if !t.alive() {
-		return p, unix.ESRCH
-	}
-	fd, e := openPath(dir, false)
+	f, e := t.find(&c, dirfd, path, named)
 	if e != 0 {
-		return p, e
+		return p, refusal(e)
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || !t.keeps(fd, &st) || st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		unix.Close(fd) // not ours, or no place for a file
+	defer f.close()
+	if f.dir < 0 || f.file >= 0 {
 		return p, 0
 	}
-	if !t.may(&c, fd, &st, 0o3) {
-		p.denied = true
+	p, e = t.placeIn(&c, f.dir, &f.at, strings.TrimRight(f.name, "/"), always)
+	f.dir = -1
+	return p, e
+}
+
+// plain tells whether what root makes at path is as the kernel makes it: its directory gives it neither
+// a group nor an access list that the kernel does not know of.
+func (t *tracer) plain(dirfd int32, path []byte) bool {
+	parent := bytes.TrimRight(path, "/")
+	parent = parent[:bytes.LastIndexByte(parent, '/')+1]
+	dir := t.at(dirfd, parent)
+	o, known := t.keeper.Owner(dir, false)
+	return !known || o.GID == 0 && t.keeper.Attr(dir, aclDefault) == nil
+}
+
+// placeIn is newPlace for a directory that is open, which it takes over.
+func (t *tracer) placeIn(c *ids, dir int, st *unix.Stat_t, name string, always bool) (p place, e unix.Errno) {
+	p = place{dir: dir, name: name, owner: Owner{UID: c.uid[fsID], GID: c.gid[fsID]}}
+	if !t.keeps(dir, st) || st.Mode&unix.S_IFMT != unix.S_IFDIR { // not ours, or no place for a file
+		unix.Close(dir)
+		return place{dir: -1}, 0
 	}
-	p.name, p.owner = name, Owner{UID: c.uid[fsID], GID: c.gid[fsID]}
-	if st.Mode&unix.S_ISGID != 0 {
-		o, _ := t.ownerOf(fd, &st)
-		p.owner.GID = o.GID
+	p.denied = !t.may(c, dir, st, mayWrite|mayExec)
+	if o, known := t.ownerOf(dir, st); known {
+		p.list = t.keeper.Attr(byFD(dir), aclDefault)
+		if st.Mode&unix.S_ISGID != 0 {
+			p.owner.GID = o.GID
+		}
+	} else if st.Mode&unix.S_ISGID != 0 {
+		p.owner.GID = 0
 	}
-	if p.owner == (Owner{}) && p.list == nil && !always {
-		unix.Close(fd)
-		return p, 0
+	if p.owner == (Owner{}) && p.list == nil && !p.denied && !always {
+		unix.Close(dir)
+		return place{dir: -1}, 0
 	}
-	p.dir = fd
 	return p, 0
 }
 
@@ -262,11 +273,7 @@ func (t *tracer) modeIn(p place, mode uint32) (uint32, int, []byte) {
 // making makes a file by make, as the caller would, and gives it its owner.
 func (t *tracer) making(p place, mode uint32, make func(mode uint32) error) reply {
 	if p.denied {
-		var st unix.Stat_t
-		if unix.Fstatat(p.dir, p.name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
-			return failed(unix.EEXIST)
-		}
-		return failed(unix.EACCES)
+		return refused(p.dir, unix.EACCES)
 	}
 	mode, umask, access := t.modeIn(p, mode)
 	old := unix.Umask(umask)
@@ -328,6 +335,45 @@ func (t *tracer) mknod(dirfd int32, addr uint64, mode uint32, dev uint64) reply 
 	return t.making(p, mode, func(mode uint32) error { return unix.Mknodat(p.dir, p.name, mode, 0) })
 }
 
+// bind gives a socket its name, as a user who has the file then. The caller's address is used as it is,
+// since that is what the others see.
+func (t *tracer) bind(fd int32, addr, size uint64) reply {
+	if c, ok := t.who(); !ok || c.isRoot() || size <= 2 || size > unix.SizeofSockaddrUnix {
+		return native
+	}
+	name := make([]byte, size) // struct sockaddr_un
+	if !t.read(addr, name) || binary.NativeEndian.Uint16(name) != unix.AF_UNIX || name[2] == 0 {
+		return native
+	}
+	path, _, _ := bytes.Cut(name[2:], []byte{0})
+	p, e := t.placeAt(unix.AT_FDCWD, path, false)
+	if e != 0 || p.dir < 0 {
+		return orNative(e)
+	}
+	defer unix.Close(p.dir)
+	sock := t.borrow(fd)
+	here, e := openPath(t.at(unix.AT_FDCWD, nil), false)
+	if sock < 0 || e != 0 || !t.alive() {
+		unix.Close(sock)
+		unix.Close(here)
+		return native
+	}
+	defer unix.Close(sock)
+	defer unix.Close(here)
+	p.list = nil // for files that have another mode
+	return t.making(p, 0, func(uint32) error {
+		if err := unix.Fchdir(here); err != nil {
+			return err
+		}
+		defer unix.Fchdir(t.proc)
+		_, _, e := unix.Syscall(unix.SYS_BIND, uintptr(sock), uintptr(unsafe.Pointer(&name[0])), uintptr(size))
+		if e != 0 {
+			return e
+		}
+		return nil
+	})
+}
+
 func orNative(e unix.Errno) reply {
 	if e != 0 {
 		return failed(e)
@@ -335,71 +381,66 @@ func orNative(e unix.Errno) reply {
 	return native
 }
 
-// maxLinks is how many symlinks open follows to the file that it makes: the kernel's number.
-const maxLinks = 40
-
 // open makes the file that open would make, if it would be somebody else's than root's, and hands
-// it to the caller. In all other cases the kernel opens.
+// it to the caller. In all other cases the kernel opens, if the caller may.
 func (t *tracer) open(dirfd int32, addr uint64, flags int, mode uint32) reply {
-	if flags&creates == 0 {
-		return t.openToWrite(dirfd, addr, flags)
+	c, ok := t.who()
+	path, e := t.readString(addr, maxPath)
+	if !ok || e != 0 || len(path) == 0 {
+		return native
 	}
-	if flags&unix.O_TMPFILE == unix.O_TMPFILE {
-		return t.tmpfile(dirfd, addr, flags, mode)
-	}
-	p, e := t.newPlace(dirfd, addr, false, false)
-	always := false
-	if e == 0 && p.dir < 0 && flags&(unix.O_EXCL|unix.O_NOFOLLOW) == 0 && len(p.raw) > 0 {
-		// Root may make its file elsewhere, by a symlink that leads to nothing yet.
-		if n, _ := unix.Readlink(t.at(dirfd, p.raw), make([]byte, 1)); n > 0 {
-			always = true
-			p, e = t.newPlace(dirfd, addr, false, true)
-		}
-	}
-	for range maxLinks {
-		if e != 0 || p.dir < 0 {
+	makes := flags&unix.O_CREAT != 0 && flags&unix.O_PATH == 0
+	temporary := flags&unix.O_TMPFILE == unix.O_TMPFILE && !makes
+	if c.isRoot() {
+		if !makes && !temporary {
 			return native
 		}
-		var st unix.Stat_t
-		err := unix.Fstatat(p.dir, p.name, &st, unix.AT_SYMLINK_NOFOLLOW)
-		if err == unix.ENOENT {
-			r := t.create(p, flags, mode)
-			unix.Close(p.dir)
-			return r
+		dir := path
+		if temporary {
+			dir = slices.Concat(path, []byte("/x"))
 		}
-		if kind := st.Mode & unix.S_IFMT; err == nil && kind != unix.S_IFLNK && kind != unix.S_IFDIR && flags&unix.O_EXCL == 0 && !t.mayOpen(p, flags) {
-			unix.Close(p.dir)
-			return failed(unix.EACCES)
+		// It may make the file elsewhere, by a symlink that leads to nothing yet.
+		n := 0
+		if makes && flags&(unix.O_EXCL|unix.O_NOFOLLOW) == 0 {
+			n, _ = unix.Readlink(t.at(dirfd, path), make([]byte, 1))
 		}
-		if err != nil || st.Mode&unix.S_IFMT != unix.S_IFLNK || flags&(unix.O_EXCL|unix.O_NOFOLLOW) != 0 {
-			break // it is there, or the kernel knows why not
+		if n <= 0 && t.plain(dirfd, dir) {
+			return native
 		}
-		// A symlink that leads to nothing yet.
-		n, err := unix.Readlinkat(p.dir, p.name, t.text[:])
-		if err != nil || n == 0 || n == len(t.text) {
-			break
-		}
-		dir, name := byFD(p.dir)+"/", string(t.text[:n])
-		for i := n - 1; i >= 0; i-- {
-			if name[i] == '/' {
-				if name[0] == '/' {
-					dir = ""
-				}
-				dir, name = dir+name[:i+1], name[i+1:]
-				break
-			}
-		}
-		old := p.dir
-		if name == "" || name == "." || name == ".." {
-			break
-		}
-		p, e = t.placeIn(dir, name, always)
-		unix.Close(old)
 	}
-	if p.dir >= 0 {
-		unix.Close(p.dir)
+	if !makes && !temporary && flags&unix.O_NOATIME == 0 && t.isOpenTo(dirfd, t.at(dirfd, path), neededTo(flags)) {
+		return native
 	}
-	return native
+	end := followed
+	if flags&unix.O_NOFOLLOW != 0 || makes && flags&unix.O_EXCL != 0 {
+		end = looked
+	}
+	f, e := t.find(&c, dirfd, path, end)
+	if e != 0 {
+		return orNative(refusal(e))
+	}
+	defer f.close()
+	switch {
+	case temporary && f.file >= 0:
+		p, e := t.placeIn(&c, f.file, &f.st, "", false)
+		f.file = -1
+		if e != 0 || p.dir < 0 {
+			return orNative(e)
+		}
+		defer unix.Close(p.dir)
+		return t.tmpfile(p, flags, mode)
+	case makes && f.file < 0 && f.dir >= 0 && !strings.HasSuffix(f.name, "/"):
+		p, e := t.placeIn(&c, f.dir, &f.at, f.name, false)
+		f.dir = -1
+		if e != 0 || p.dir < 0 {
+			return orNative(e)
+		}
+		defer unix.Close(p.dir)
+		return t.create(p, flags, mode)
+	case f.file < 0 || makes && flags&unix.O_EXCL != 0:
+		return native // which says so
+	}
+	return t.mayOpen(&c, &f, flags)
 }
 
 // openKept opens (O_PATH) the file that a call names, if its owner is kept with it; else there is
@@ -420,43 +461,10 @@ func (t *tracer) openKept(dirfd int32, addr uint64, flags int) (fd int, _ *unix.
 	return fd, st, true
 }
 
-// openToWrite is open of a file that must be there: the kernel opens, if the caller may.
-func (t *tracer) openToWrite(dirfd int32, addr uint64, flags int) reply {
-	c, ok := t.who()
-	if !ok || c.uid[fsID] == 0 || flags&writes == 0 || flags&unix.O_PATH != 0 {
-		return native
-	}
-	look := 0
-	if flags&unix.O_NOFOLLOW != 0 {
-		look = unix.AT_SYMLINK_NOFOLLOW
-	}
-	fd, st, ok := t.openKept(dirfd, addr, look)
-	if !ok {
-		return native
-	}
-	defer unix.Close(fd)
-	if t.may(&c, fd, st, needed(flags)) {
-		return native
-	}
-	if kind := st.Mode & unix.S_IFMT; kind == unix.S_IFLNK || kind == unix.S_IFDIR {
-		return native // ELOOP, EISDIR
-	}
-	return failed(unix.EACCES)
-}
-
-// needed is what the flags of open ask of a file's mode.
-func needed(flags int) uint32 {
-	need := map[int]uint32{unix.O_RDONLY: 0o4, unix.O_WRONLY: 0o2, unix.O_RDWR: 0o6}[flags&unix.O_ACCMODE]
-	if flags&unix.O_TRUNC != 0 {
-		need |= 0o2
-	}
-	return need
-}
-
 // create makes the new file at p and hands it over.
 func (t *tracer) create(p place, flags int, mode uint32) reply {
 	if p.denied {
-		return failed(unix.EACCES)
+		return refused(p.dir, unix.EACCES)
 	}
 	mode, umask, access := t.modeIn(p, mode&0o7777)
 	old := unix.Umask(umask)
@@ -471,16 +479,10 @@ func (t *tracer) create(p place, flags int, mode uint32) reply {
 	return t.handOver(fd, p, access, flags)
 }
 
-func (t *tracer) tmpfile(dirfd int32, addr uint64, flags int, mode uint32) reply {
-	name, e := t.readString(addr, maxPath)
-	if e != 0 || len(name) == 0 {
-		return native
+func (t *tracer) tmpfile(p place, flags int, mode uint32) reply {
+	if p.denied {
+		return refused(p.dir, unix.EACCES)
 	}
-	p, e := t.placeIn(t.at(dirfd, name), "", false)
-	if e != 0 || p.dir < 0 {
-		return native
-	}
-	defer unix.Close(p.dir)
 	mode, umask, access := t.modeIn(p, mode&0o7777)
 	old := unix.Umask(umask)
 	fd, err := unix.Open(byFD(p.dir), flags|unix.O_CLOEXEC, mode)
@@ -538,36 +540,4 @@ func (t *tracer) pidInside(pid int32) uint32 {
 	}
 	n, _ := strconv.Atoi(numbers[len(numbers)-1])
 	return uint32(n)
-}
-
-// may tells whether the caller may do with the file what the bits of need say, read 4, write 2, and
-// execute or look up 1, as far as owner, group and mode say. The kernel would allow it: to it all
-// files are the caller's. It is asked where a call is seen anyway.
-func (t *tracer) may(c *ids, fd int, st *unix.Stat_t, need uint32) bool {
-	if c.uid[fsID] == 0 || c.caps.effective>>unix.CAP_DAC_OVERRIDE&1 != 0 {
-		return true
-	}
-	o, _ := t.ownerOf(fd, st)
-	if list := t.keeper.Attr(byFD(fd), aclAccess); list != nil && t.keeps(fd, st) {
-		return c.allowed(list, o, need)
-	}
-	switch {
-	case c.uid[fsID] == o.UID:
-		need <<= 6
-	case c.inGroup(o.GID):
-		need <<= 3
-	}
-	return st.Mode&need == need
-}
-
-// mayOpen is may for the file at p, as it would be opened.
-func (t *tracer) mayOpen(p place, flags int) bool {
-	c, ok := t.who()
-	fd, err := unix.Openat(p.dir, p.name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if !ok || err != nil {
-		return true
-	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	return unix.Fstat(fd, &st) != nil || t.may(&c, fd, &st, needed(flags))
 }

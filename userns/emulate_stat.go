@@ -142,40 +142,56 @@ func (t *tracer) unknown(path string, link bool) bool {
 }
 
 // remembered opens the file that a stat is about (O_PATH) if it has an owner that only the keeper
-// knows. Most files are root's: for them, and for what cannot be opened, the kernel answers.
-func (t *tracer) remembered(dirfd int32, addr uint64, flags int) (fd int, st unix.Stat_t, o Owner, ok bool) {
-	if fd := t.opened(dirfd, addr, flags); fd >= 0 {
-		if o, ok = t.keeper.OwnerOf(fd); ok || !t.other.empty() {
-			if ok = unix.Fstat(fd, &st) == nil; ok && !t.keeps(fd, &st) {
-				o, ok = t.other.get(&st)
+// knows. Most files are root's: for them, and for what cannot be opened, fd is -1, and the kernel answers,
+// unless the errno is that the caller may not search there.
+func (t *tracer) remembered(dirfd int32, addr uint64, flags int) (fd int, st unix.Stat_t, o Owner, e unix.Errno) {
+	if fd = t.opened(dirfd, addr, flags); fd >= 0 {
+		known := false
+		if o, known = t.keeper.OwnerOf(fd); known || !t.other.empty() {
+			if known = unix.Fstat(fd, &st) == nil; known && !t.keeps(fd, &st) {
+				o, known = t.other.get(&st)
 			}
 		}
-		if !ok {
+		if !known {
 			unix.Close(fd)
+			fd = -1
 		}
-		return fd, st, o, ok
+		return fd, st, o, 0
 	}
 	path, link, e := t.locate(dirfd, addr, flags)
-	if e != 0 || t.unknown(path, link) {
-		return -1, st, o, false
+	if e != 0 {
+		return -1, st, o, 0
 	}
-	if fd, e = openPath(path, link); e != 0 {
-		return -1, st, o, false
-	}
-	if unix.Fstat(fd, &st) == nil {
-		if o, ok = t.ownerOf(fd, &st); ok {
-			return fd, st, o, true
+	if c, ok := t.who(); ok && !c.isRoot() && !t.isOpenTo(dirfd, path, 0) {
+		f, e := t.findCall(&c, dirfd, addr, flags)
+		if f.file < 0 {
+			f.close()
+			return -1, st, o, refusal(e)
 		}
+		fd, st, f.file = f.file, f.st, -1
+		f.close()
+	} else {
+		if t.unknown(path, link) {
+			return -1, st, o, 0
+		}
+		if fd, e = openPath(path, link); e != 0 {
+			return -1, st, o, 0
+		}
+		unix.Fstat(fd, &st)
 	}
-	unix.Close(fd)
-	return -1, st, o, false
+	o, known := t.ownerOf(fd, &st)
+	if !known {
+		unix.Close(fd)
+		return -1, st, o, 0
+	}
+	return fd, st, o, 0
 }
 
 // stat answers stat, lstat, fstat and newfstatat.
 func (t *tracer) stat(dirfd int32, addr, buf uint64, flags int) reply {
-	fd, st, o, ok := t.remembered(dirfd, addr, flags)
-	if !ok {
-		return native
+	fd, st, o, e := t.remembered(dirfd, addr, flags)
+	if e != 0 || fd < 0 {
+		return orNative(e)
 	}
 	unix.Close(fd)
 	st.Uid, st.Gid = o.UID, o.GID
@@ -217,9 +233,9 @@ func stat64(st *unix.Stat_t) []byte {
 const statxSync = 0x6000 // AT_STATX_SYNC_TYPE
 
 func (t *tracer) statx(dirfd int32, addr uint64, flags int, mask uint32, buf uint64) reply {
-	fd, _, o, ok := t.remembered(dirfd, addr, flags)
-	if !ok {
-		return native
+	fd, _, o, e := t.remembered(dirfd, addr, flags)
+	if e != 0 || fd < 0 {
+		return orNative(e)
 	}
 	defer unix.Close(fd)
 	var stx unix.Statx_t

@@ -1,6 +1,8 @@
 package userns
 
 import (
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,8 +18,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// attrKeeper keeps owners in an attribute, of regular files and directories only.
+// attrKeeper keeps owners in an attribute, of regular files and directories; those of sockets it remembers
+// for the test.
 type attrKeeper struct{}
+
+var socketOwners sync.Map // inode → Owner
+
+func socket(path string) (inode uint64, ok bool) {
+	var st unix.Stat_t
+	err := unix.Stat(path, &st)
+	return st.Ino, err == nil && st.Mode&unix.S_IFMT == unix.S_IFSOCK
+}
 
 const testAttr = "user.test.owner"
 
@@ -35,6 +46,11 @@ func (attrKeeper) Owner(path string, link bool) (o Owner, ok bool) {
 	var b [64]byte
 	n, err := get(path, testAttr, b[:])
 	if err != nil {
+		if ino, is := socket(path); is {
+			kept, ok := socketOwners.Load(ino)
+			o, _ = kept.(Owner)
+			return o, ok
+		}
 		return o, false
 	}
 	_, err = fmt.Sscan(string(b[:n]), &o.UID, &o.GID, &o.Mode, &o.Rdev)
@@ -42,6 +58,10 @@ func (attrKeeper) Owner(path string, link bool) (o Owner, ok bool) {
 }
 
 func (attrKeeper) SetOwner(path string, link bool, o Owner) error {
+	if ino, is := socket(path); is {
+		socketOwners.Store(ino, o)
+		return nil
+	}
 	return unix.Setxattr(path, testAttr, fmt.Append(nil, o.UID, " ", o.GID, " ", o.Mode, " ", o.Rdev), 0)
 }
 
@@ -129,7 +149,7 @@ func beSubject(name string) {
 	}
 	check(unix.Chroot(os.Getenv("ROOT")))
 	check(unix.Chdir("/"))
-	f := EmulationFilter()
+	f := EmulationFilter(name == "rights")
 	prog := unix.SockFprog{Len: uint16(len(f) / 8), Filter: (*unix.SockFilter)(unsafe.Pointer(&f[0]))}
 	const tsyncESRCH = 1 << 4
 	fd, _, e := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
@@ -164,6 +184,49 @@ func expect(pairs ...any) string {
 		}
 	}
 	return strings.Join(wrong, "; ")
+}
+
+// oldProgram is an executable for i386 of a few calls.
+func oldProgram() []byte {
+	const base, start = 0x8048000, 52 + 32
+	le := binary.LittleEndian
+	var code []byte
+	call := func(regs ...uint32) { // eax, ebx, ecx, edx
+		for i, v := range regs {
+			code = le.AppendUint32(append(code, []byte{0xb8, 0xbb, 0xb9, 0xba}[i]), v)
+		}
+		code = append(code, 0xcd, 0x80)
+	}
+	const data = base + start + 512
+	call(182, data, 33, 34) // chown16
+	call(182, data+2, 0xffff, 35)
+	call(81, 2, data+4)             // setgroups16
+	call(46, 44)                    // setgid16
+	call(23, 33)                    // setuid16
+	call(24)                        // getuid16
+	code = append(code, 0x89, 0xc6) // mov esi, eax
+	call(50)                        // getegid16
+	code = append(code, 0x01, 0xc6) // add esi, eax
+	call(80, 0, 0)                  // getgroups16
+	code = append(code, 0x01, 0xc6)
+	code = append(code, 0x89, 0xf3, 0xb8, 1, 0, 0, 0, 0xcd, 0x80) // exit(esi)
+	b := append([]byte("\x7fELF\x01\x01\x01"), make([]byte, 9)...)
+	for _, v := range []uint16{2, 3} { // executable, i386
+		b = le.AppendUint16(b, v)
+	}
+	for _, v := range []uint32{1, base + start, 52, 0, 0} { // version, entry, program headers
+		b = le.AppendUint32(b, v)
+	}
+	for _, v := range []uint16{52, 32, 1, 0, 0, 0} {
+		b = le.AppendUint16(b, v)
+	}
+	for _, v := range []uint32{1, 0, base, base, 4096, 4096, 5, 4096} { // all of it, to read and execute
+		b = le.AppendUint32(b, v)
+	}
+	b = append(b, code...)
+	b = append(b, make([]byte, start+512-len(b))...)
+	b = append(b, "f\x00g\x00\x32\x00\x05\x00"...)
+	return append(b, make([]byte, 4096-len(b))...)
 }
 
 func touch(name string) string { os.WriteFile(name, nil, 0o644); return name }
@@ -252,6 +315,119 @@ var subjects = map[string]func() string{
 			open("root's", unix.O_RDONLY), nil, open("own", unix.O_RDWR), nil, open("all", unix.O_WRONLY), nil,
 			open("dir", unix.O_WRONLY), unix.EISDIR, open("missing", unix.O_WRONLY), unix.ENOENT,
 		)
+	},
+	// What changes a directory, relative to descriptors, and what only reads.
+	"rights": func() string {
+		unix.Mkdir("dir", 0o755)
+		touch("dir/f")
+		unix.Mkdir("private", 0o700)
+		touch("private/f")
+		unix.Mkdir("own", 0o777)
+		unix.Chmod("own", 0o777)
+		touch("own/f")
+		unix.Symlink("/private/f", "link")
+		unix.Symlink("loop", "loop")
+		unix.Chmod(touch("secret"), 0o600)
+		dir, _ := unix.Open("dir", unix.O_PATH, 0)
+		private, _ := unix.Open("private", unix.O_PATH, 0)
+		own, _ := unix.Open("own", unix.O_RDONLY, 0)
+		secret, _ := unix.Open("secret", unix.O_RDONLY, 0)
+		unix.Setresuid(33, 33, 33)
+		open := func(at int, name string, flags int) error {
+			fd, err := unix.Openat(at, name, flags, 0o600)
+			unix.Close(fd)
+			return err
+		}
+		var how unix.OpenHow
+		_, err2 := unix.Openat2(unix.AT_FDCWD, "secret", &how)
+		_, errLink := unix.Readlink("private/l", make([]byte, 9))
+		return expect(
+			unix.Unlinkat(dir, "f", 0), unix.EACCES, unix.Unlinkat(private, "f", 0), unix.EACCES,
+			unix.Renameat(own, "f", dir, "g"), unix.EACCES, unix.Renameat(dir, "f", own, "g"), unix.EACCES,
+			unix.Renameat2(own, "f", dir, "f", unix.RENAME_EXCHANGE), unix.EACCES,
+			unix.Renameat2(dir, "f", own, "f", unix.RENAME_NOREPLACE), unix.EEXIST,
+			unix.Linkat(own, "missing", dir, "g", 0), unix.ENOENT,
+			unix.Mkdirat(dir, "g", 0o755), unix.EACCES, unix.Mkdirat(dir, "f", 0o755), unix.EEXIST,
+			unix.Fchmod(secret, 0o777), unix.EPERM, unix.Fchmodat(private, "f", 0o777, 0), unix.EACCES,
+			unix.Fchdir(private), unix.EACCES, unix.Chdir("link"), unix.EACCES, unix.Chdir("dir/f"), unix.ENOTDIR,
+			unix.Rmdir("."), unix.EINVAL, unix.Rmdir("/"), unix.EBUSY, unix.Unlink("loop/x"), unix.ELOOP,
+			unix.Unlink(""), unix.ENOENT, unix.Unlinkat(99, "x", 0), unix.EBADF, unix.Unlink("dir/f/x"), unix.ENOTDIR,
+			open(unix.AT_FDCWD, "secret", 0), unix.EACCES, open(private, "f", 0), unix.EACCES, err2, unix.EACCES,
+			open(unix.AT_FDCWD, "link", 0), unix.EACCES, open(unix.AT_FDCWD, "loop", 0), unix.ELOOP,
+			open(unix.AT_FDCWD, "private/new", unix.O_CREAT), unix.EACCES, open(dir, "new", unix.O_CREAT), unix.EACCES,
+			open(unix.AT_FDCWD, "dir", unix.O_TMPFILE|unix.O_RDWR), unix.EACCES, open(own, "n", unix.O_CREAT|unix.O_RDWR), nil,
+			open(unix.AT_FDCWD, "dir/f", unix.O_NOATIME), unix.EPERM, open(unix.AT_FDCWD, "own/../dir//f", 0), nil,
+			unix.Access("secret", unix.R_OK), unix.EACCES, unix.Access("dir/f", unix.R_OK), nil, errLink, unix.EACCES,
+			unix.Chroot("/"), unix.EPERM, owners("private/f"), unix.EACCES, owners("own/n"), "33:0",
+			unix.Renameat(own, "f", own, "g"), nil, unix.Unlinkat(own, "g", 0), nil,
+		)
+	},
+	"peers": func() string {
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+		if err != nil {
+			return err.Error()
+		}
+		groups := func(size uint32) (list [2]uint32, n uint32, e unix.Errno) {
+			_, _, e = unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(pair[0]), unix.SOL_SOCKET, unix.SO_PEERGROUPS,
+				uintptr(unsafe.Pointer(&list)), uintptr(unsafe.Pointer(&size)), 0)
+			return list, size, e
+		}
+		before, err := unix.GetsockoptUcred(pair[0], unix.SOL_SOCKET, unix.SO_PEERCRED)
+		unix.Setgroups([]int{44, 5})
+		unix.Setresgid(34, 34, 34)
+		unix.Setresuid(33, 33, 33)
+		after, _ := unix.GetsockoptUcred(pair[0], unix.SOL_SOCKET, unix.SO_PEERCRED)
+		list, n, e := groups(8)
+		_, small, eSmall := groups(4)
+		return expect(
+			err, nil, before.Uid, 0, after.Uid, 33, after.Gid, 34, after.Pid, before.Pid,
+			list, [2]uint32{5, 44}, n, 8, e, unix.Errno(0), small, 8, eSmall, unix.ERANGE,
+		)
+	},
+	// A socket's file is whose it is made by, and only he may chmod it; the name is what he said.
+	"sockets": func() string {
+		unix.Mkdir("dir", 0o755)
+		unix.Mkdir("own", 0o777)
+		unix.Chmod("own", 0o777)
+		unix.Setresgid(44, 44, 44)
+		unix.Setresuid(33, 33, 33)
+		unix.Chdir("own")
+		named := func(path string) (unix.Sockaddr, error) {
+			fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+			if err == nil {
+				defer unix.Close(fd)
+				err = unix.Bind(fd, &unix.SockaddrUnix{Name: path})
+			}
+			name, _ := unix.Getsockname(fd)
+			return name, err
+		}
+		a, errA := named("a")
+		_, errB := named("/own/b")
+		_, denied := named("/dir/b")
+		_, again := named("a")
+		_, abstract := named("@mk-test-sockets")
+		return expect(
+			errA, nil, a.(*unix.SockaddrUnix).Name, "a", owners("a"), "33:44", errB, nil, owners("/own/b"), "33:44",
+			denied, unix.EACCES, again, unix.EADDRINUSE, abstract, nil, unix.Chmod("a", 0o600), nil,
+		)
+	},
+	// A 32-bit program of Linux 2.2: chown("f", 33, 34), setgroups, setgid(44), setuid(33), and exits
+	// with getuid() + getegid() + getgroups().
+	"short IDs": func() string {
+		touch("f")
+		touch("g")
+		if err := os.WriteFile("old", oldProgram(), 0o755); err != nil {
+			return err.Error()
+		}
+		cmd := exec.Command("/old")
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stdout // there is no /dev/null
+		if err := cmd.Run(); cmd.ProcessState == nil {
+			if errors.Is(err, unix.ENOEXEC) {
+				return "" // a kernel without 32-bit programs
+			}
+			return err.Error()
+		}
+		return expect(cmd.ProcessState.ExitCode(), 33+44+2, owners("f"), "33:34", owners("g"), "0:35")
 	},
 	"groups": func() string {
 		unix.Setgroups([]int{44, 5})

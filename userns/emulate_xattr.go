@@ -3,6 +3,7 @@ package userns
 import (
 	"bytes"
 	"encoding/binary"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,23 +44,23 @@ func isKeepers(name []byte) bool { return bytes.HasPrefix(name, []byte(KeeperAtt
 // openForAttr opens the file of such a call, if it is one whose attributes are remembered and the caller
 // may change them. fd -1 and no errno: let the kernel.
 func (t *tracer) openForAttr(dirfd int32, addr uint64, flags int) (fd int, st unix.Stat_t, e unix.Errno) {
-	path, link, e := t.locate(dirfd, addr, flags)
-	if e != 0 || flags&unix.AT_EMPTY_PATH != 0 && t.onlyPath(dirfd) || !t.alive() {
-		return -1, st, 0
-	}
 	c, ok := t.who()
-	if fd, e = openPath(path, link); e != 0 || !ok {
+	if !ok || flags&unix.AT_EMPTY_PATH != 0 && t.onlyPath(dirfd) {
 		return -1, st, 0
 	}
-	kind := uint32(0)
-	if unix.Fstat(fd, &st) == nil {
-		kind = st.Mode & unix.S_IFMT
+	f, e := t.findCall(&c, dirfd, addr, flags)
+	if f.file < 0 {
+		f.close()
+		return -1, st, refusal(e)
 	}
+	fd, st, f.file = f.file, f.st, -1
+	f.close()
+	kind := st.Mode & unix.S_IFMT
 	if !t.keeps(fd, &st) || kind != unix.S_IFREG && kind != unix.S_IFDIR {
 		unix.Close(fd)
 		return -1, st, 0
 	}
-	if o, _ := t.ownerOf(fd, &st); c.uid[fsID] != 0 && c.uid[fsID] != o.UID {
+	if !t.owns(&c, fd, &st) {
 		unix.Close(fd)
 		return -1, st, unix.EPERM
 	}
@@ -74,7 +75,7 @@ func (t *tracer) setAttr(dirfd int32, addr uint64, flags int) reply {
 	}
 	size := t.n.args[3]
 	if !acl || size > 64<<10 {
-		return native
+		return t.mayAttr(name, dirfd, addr, flags, mayWrite)
 	}
 	list := make([]byte, size)
 	if !t.read(t.n.args[2], list) {
@@ -90,6 +91,14 @@ func (t *tracer) setAttr(dirfd int32, addr uint64, flags int) reply {
 	}
 	defer unix.Close(fd)
 	file := byFD(fd)
+	if c, _ := t.who(); name == aclAccess && st.Mode&unix.S_ISGID != 0 {
+		if o, _ := t.ownerOf(fd, &st); !c.maySetgid(o) {
+			st.Mode &^= unix.S_ISGID
+			if err := unix.Chmod(file, st.Mode&0o7777); err != nil {
+				return failed(errnoOf(err))
+			}
+		}
+	}
 	if !foreign {
 		t.keeper.SetAttr(file, name, nil)
 		return native
@@ -106,13 +115,39 @@ func (t *tracer) setAttr(dirfd int32, addr uint64, flags int) reply {
 	return failed(errnoOf(t.keeper.SetAttr(file, name, list)))
 }
 
+// mayAttr lets the kernel set or get an attribute, if the caller may: xattr(7).
+func (t *tracer) mayAttr(name string, dirfd int32, addr uint64, flags int, need uint32) reply {
+	c, ok := t.who()
+	if !ok || c.isRoot() {
+		return native
+	}
+	f, e := t.findCall(&c, dirfd, addr, flags)
+	defer f.close()
+	if e != 0 || f.file < 0 || !t.keeps(f.file, &f.st) {
+		return orNative(refusal(e))
+	}
+	dir := isDir(&f.st)
+	switch {
+	case strings.HasPrefix(name, "user.") && (dir || f.st.Mode&unix.S_IFMT == unix.S_IFREG):
+		if need == mayWrite && dir && f.st.Mode&unix.S_ISVTX != 0 && !t.owns(&c, f.file, &f.st) {
+			return refused(f.file, unix.EPERM)
+		}
+		if !t.may(&c, f.file, &f.st, need) {
+			return refused(f.file, unix.EACCES)
+		}
+	case strings.HasPrefix(name, "security.") && need == mayWrite && !c.has(unix.CAP_SETFCAP):
+		return refused(f.file, unix.EPERM)
+	}
+	return native
+}
+
 func (t *tracer) removeAttr(dirfd int32, addr uint64, flags int) reply {
 	name, acl := t.attrName()
 	if isKeepers([]byte(name)) {
 		return failed(unix.ENODATA)
 	}
 	if !acl {
-		return native
+		return t.mayAttr(name, dirfd, addr, flags, mayWrite)
 	}
 	fd, _, e := t.openForAttr(dirfd, addr, flags)
 	if fd < 0 {
@@ -131,7 +166,7 @@ func (t *tracer) getAttr(dirfd int32, addr uint64, flags int) reply {
 		return failed(unix.ENODATA)
 	}
 	if !acl {
-		return native
+		return t.mayAttr(name, dirfd, addr, flags, mayRead)
 	}
 	path, link, e := t.locate(dirfd, addr, flags)
 	if e != 0 || link {

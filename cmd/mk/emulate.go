@@ -16,7 +16,7 @@ func (s *store) emulate() func(*container.Spec, *os.File) {
 	}
 	e := userns.NewEmulator(marks{})
 	return func(spec *container.Spec, root *os.File) {
-		spec.Notify = userns.EmulationFilter()
+		spec.Notify = userns.EmulationFilter(spec.User.UID != 0)
 		spec.Listener = func(listener *os.File, pid int, owned []*os.File) (stop func(), err error) {
 			return e.Serve(listener, pid, root, owned)
 		}

@@ -27,8 +27,8 @@ import (
 // chanceEnv holds the seed of a process that makes such calls, and then of itself as another user.
 const chanceEnv = "MK_TEST_CHANCE"
 
-// FuzzModesAgree makes 2 × 200 calls in two steps: the second finds the first one's files below, and
-// the kernel copies them up. Both modes must answer alike, errors too.
+// FuzzModesAgree makes 3 × 200 calls in three steps: the second finds the first one's files below, and
+// the kernel copies them up; the third is a user's. Both modes must answer alike, errors too.
 func FuzzModesAgree(f *testing.F) {
 	for seed := range uint64(4) {
 		f.Add(seed)
@@ -42,7 +42,7 @@ func FuzzModesAgree(f *testing.F) {
 			t.Fatal(err)
 		}
 		recipe := filepath.Join(t.TempDir(), "Recipe")
-		text := fmt.Sprintf("FROM chance\nRUN %s=%d /chance >/log1\nRUN %s=%d /chance >/log2\n", chanceEnv, 2*seed, chanceEnv, 2*seed+1)
+		text := fmt.Sprintf("FROM chance\nRUN %[1]s=%[2]d /chance >/log1\nRUN >/log3 && chmod 666 /log3 && %[1]s=%[3]d /chance >/log2\nUSER 33\nRUN %[1]s=%[3]d /chance >/log3\n", chanceEnv, 2*seed, 2*seed+1)
 		if err := os.WriteFile(recipe, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -63,7 +63,7 @@ func FuzzModesAgree(f *testing.F) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, layer := range all[len(all)-2:] {
+			for _, layer := range all[len(all)-3:] {
 				r, err := layer.Uncompressed()
 				if err != nil {
 					t.Fatal(err)
@@ -85,7 +85,7 @@ func FuzzModesAgree(f *testing.F) {
 				t.Fatalf("seed %d: call %d: subid:  %s\n...%s\nsingle: %s", seed, i, line, strings.Join(logs[0][max(0, i-5):i], "\n"), strings.Join(logs[1][i:min(i+1, len(logs[1]))], ""))
 			}
 		}
-		if len(logs[0]) < 400 {
+		if len(logs[0]) < 600 {
 			t.Fatalf("seed %d: %d calls were made", seed, len(logs[0]))
 		}
 		for n := range layers[0] {
@@ -169,6 +169,7 @@ func chanceMk(t *testing.T, dir, mode string, args ...string) *exec.Cmd {
 type chance struct {
 	*rand.Rand
 	euid int
+	user bool // of a step that began as it is: what only reads is refused, too
 	out  io.Writer
 }
 
@@ -177,7 +178,7 @@ func makeCalls(seed string) {
 	runtime.LockOSThread() // whose identity it changes
 	var n uint64
 	fmt.Sscan(seed, &n)
-	c := &chance{Rand: rand.New(rand.NewPCG(n, 7)), out: os.Stdout}
+	c := &chance{Rand: rand.New(rand.NewPCG(n, 7)), euid: unix.Geteuid(), user: unix.Getuid() != 0, out: os.Stdout}
 	c.log("mkdir /w", unix.Mkdir("/w", 0o755), "/w")
 	unix.Chmod("/w", 0o777)
 	c.log("chdir /w", unix.Chdir("/w"), ".")
@@ -220,23 +221,39 @@ func raw(nr uintptr, args ...uintptr) error {
 	return nil
 }
 
-// call makes one. Where mode single is known not to look, at permissions of what is only read,
-// renamed or removed, and at setuid bits of what is written (docs/modes.md), it is root that calls.
+// call makes one.
 func (c *chance) call() {
 	p, q := c.path(), c.path()
+	if c.user && c.IntN(4) == 0 {
+		switch c.IntN(4) {
+		case 0:
+			fd, err := unix.Open(p, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+			unix.Close(fd)
+			c.log("read "+p, err, p)
+		case 1:
+			fd, err := unix.Open(p, unix.O_PATH, 0)
+			if err == nil {
+				err = unix.Fchdir(fd)
+				unix.Close(fd)
+			}
+			c.log("fchdir "+p, err, p)
+			unix.Chdir("/w")
+		case 2:
+			_, err := unix.Readlink(p, make([]byte, 100))
+			c.log("readlink "+p, err, p)
+		case 3:
+			c.log("may read "+p, unix.Access(p, unix.R_OK), p)
+		}
+		return
+	}
 	mode := uint32(c.IntN(8)<<9 | c.IntN(512))
 	no := ^uintptr(0)
 	switch n := c.IntN(24); {
 	case n < 4:
 		flags := []int{unix.O_EXCL, unix.O_TRUNC, 0, unix.O_APPEND, unix.O_NOFOLLOW}[c.IntN(5)]
-		if c.euid != 0 {
-			flags &^= unix.O_TRUNC
-		}
-		fd, err := unix.Open(p, unix.O_CREAT|unix.O_WRONLY|unix.O_NONBLOCK|flags, mode&0o777|0o600)
+		fd, err := unix.Open(p, unix.O_CREAT|unix.O_WRONLY|unix.O_NONBLOCK|flags, mode&0o777)
 		if err == nil {
-			if c.euid == 0 {
-				unix.Write(fd, []byte("x"))
-			}
+			unix.Write(fd, []byte("x"))
 			if c.IntN(3) == 0 {
 				c.log("fchown", unix.Fchown(fd, c.id(), c.id()), p)
 			}
@@ -244,7 +261,7 @@ func (c *chance) call() {
 		}
 		c.log(fmt.Sprintf("open %s %o", p, flags), err, p)
 	case n < 6:
-		c.log("mkdir "+p, unix.Mkdir(p, mode&0o777|0o711), p)
+		c.log("mkdir "+p, unix.Mkdir(p, mode&0o777), p)
 	case n < 7:
 		c.log("symlink "+q+" "+p, unix.Symlink(q, p), p)
 	case n < 8:
@@ -256,7 +273,11 @@ func (c *chance) call() {
 		u, g := c.id(), c.id()
 		c.log(fmt.Sprintf("lchown %d:%d %s", u, g, p), unix.Lchown(p, u, g), p)
 	case n < 15:
-		dir, err := unix.Open(c.pick("d", "e", "."), unix.O_PATH|unix.O_DIRECTORY, 0)
+		name := c.pick("d", "e", ".")
+		if c.euid != 0 {
+			name = "."
+		}
+		dir, err := unix.Open(name, unix.O_PATH|unix.O_DIRECTORY, 0)
 		if err == nil {
 			err = unix.Fchownat(dir, c.pick("", "a", "f", "../a"), c.id(), c.id(), []int{0, unix.AT_SYMLINK_NOFOLLOW, unix.AT_EMPTY_PATH}[c.IntN(3)])
 			unix.Close(dir)
@@ -274,8 +295,9 @@ func (c *chance) call() {
 		if c.euid == 0 {
 			raw(unix.SYS_SETRESGID, no, 0, no)
 		}
+		c.euid = unix.Geteuid()
 		c.log(fmt.Sprintf("seteuid from %d: now %d:%d", old, unix.Geteuid(), unix.Getegid()), err, ".")
-	case c.euid != 0:
+	case n < 18 && c.IntN(2) == 0:
 		c.log("setgroups", raw(unix.SYS_SETGROUPS, 0, 0), ".")
 	case n < 18:
 		c.log("link "+p+" "+q, unix.Link(p, q), q)
@@ -284,17 +306,31 @@ func (c *chance) call() {
 	case n < 20:
 		c.log("unlink "+p, unix.Unlink(p), p)
 	case n < 21:
-		var st unix.Stat_t
-		if unix.Stat(p, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
-			mode = mode&0o2777 | 0o711
+		if mode&0o2010 == 0o2000 {
+			mode |= 0o010 // without, setgid means locks of long ago, and stays when a stranger writes (docs/modes.md)
 		}
 		c.log(fmt.Sprintf("chmod %o %s", mode, p), unix.Chmod(p, mode), p)
 	case n < 22:
+		switch c.IntN(6) {
+		case 0:
+			c.log("truncate "+p, unix.Truncate(p, 3), p)
+		case 1:
+			c.log("utimes "+p, unix.Utimes(p, make([]unix.Timeval, 2)), p)
+		case 2:
+			c.log("touch "+p, unix.UtimesNanoAt(unix.AT_FDCWD, p, []unix.Timespec{{Nsec: unix.UTIME_NOW}, {Nsec: unix.UTIME_NOW}}, unix.AT_SYMLINK_NOFOLLOW), p)
+		case 3:
+			c.log("access "+p, unix.Faccessat(unix.AT_FDCWD, p, mode&7, unix.AT_EACCESS), p)
+		case 4:
+			c.log("rmdir "+p, unix.Rmdir(p), p)
+		case 5:
+			c.log("exchange "+p+" "+q, unix.Renameat2(unix.AT_FDCWD, p, unix.AT_FDCWD, q, unix.RENAME_EXCHANGE), q)
+		}
+	case n < 23 && c.IntN(2) == 0:
 		c.log("setxattr "+p, unix.Setxattr(p, "user.chance", []byte{byte(c.IntN(3)) + '0'}, 0), p)
 	case n < 23:
 		var list []byte
 		// One that gives nobody here other permissions than the mode does.
-		group := uint32(c.IntN(8))
+		group := uint32(c.IntN(8)) | 1 // see chmod
 		for _, e := range [][3]uint32{{1, uint32(c.IntN(8)), 1<<32 - 1}, {2, uint32(c.IntN(8)), uint32(c.IntN(2) * 77)}, {4, group, 1<<32 - 1}, {16, group, 1<<32 - 1}, {32, uint32(c.IntN(8)), 1<<32 - 1}} {
 			list = binary.LittleEndian.AppendUint16(list, uint16(e[0]))
 			list = binary.LittleEndian.AppendUint16(list, uint16(e[1]))
@@ -335,6 +371,12 @@ func makeUserCalls(args string) {
 	}
 	c.log("mkdir "+q, unix.Mkdir(q, 0o755), q)
 	c.log("chown "+q, unix.Chown(q, -1, 50), q)
+	c.log("rename "+p+" "+q, unix.Rename(p, q), q)
+	c.log("chmod "+q, unix.Chmod(q, 0o6750), q)
+	c.log("link "+q+" "+p, unix.Link(q, p), p)
+	c.log("access "+p, unix.Access(p, unix.W_OK), p)
+	c.log("chdir "+q, unix.Chdir(q), ".")
+	c.log("unlink "+p, unix.Unlink(p), p)
 	c.log("setuid", raw(unix.SYS_SETUID, 0), ".")
 	var three [3]uint32
 	err = raw(unix.SYS_GETRESUID, uintptr(unsafe.Pointer(&three[0])), uintptr(unsafe.Pointer(&three[1])), uintptr(unsafe.Pointer(&three[2])))
