@@ -141,7 +141,7 @@ func (r *race) command() []string {
 		return append(append([]string{"run", "-d", "--name", name}, flags...), "busybox", "sleep", "7100")
 	}
 	all := [][]string{
-		run(), run("--network", "none"), run("--network", "racenet"),
+		run(), run("--network", "none"), run("--network", "racenet"), run("--network", "racenet2", "--restart", "always"),
 		run("-p", "127.0.0.1::80"),
 		run("--init", "--restart", "always"),
 		run("--rm"),
@@ -155,6 +155,8 @@ func (r *race) command() []string {
 		{"rm", name},
 		{"rm", "-f", name},
 		{"rename", name, other},
+		{"network", "connect", "racenet", name}, {"network", "connect", "racenet2", name}, {"network", "connect", "--alias", "other", "racenet2", name},
+		{"network", "disconnect", "racenet", name}, {"network", "disconnect", "racenet2", name}, {"network", "disconnect", "-f", "racenet2", name},
 		{"exec", name, "true"},
 		{"exec", name, "sh", "-c", "sleep 0.05"},
 		{"exec", "-d", name, "sleep", "7200"},
@@ -169,7 +171,7 @@ func (r *race) command() []string {
 
 // rounds are some commands at once each, and in most of them a death.
 func (r *race) rounds() {
-	for _, args := range [][]string{{"pull", "-q", "busybox"}, {"network", "create", "racenet"}} {
+	for _, args := range [][]string{{"pull", "-q", "busybox"}, {"network", "create", "racenet"}, {"network", "create", "racenet2"}} {
 		if out, err := r.mk(args...); err != nil {
 			r.errorf("mk %s: %v\n%s", args[0], err, out)
 			return
@@ -394,6 +396,13 @@ func (r *race) truth() {
 		if err != nil || !slices.ContainsFunc(r.descendants(), func(p descendant) bool { return p.pid == pid }) {
 			r.errorf("inspect says pid %s: %v", out, err)
 		}
+		out, err = r.mk("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}", id)
+		have, eerr := r.mk("exec", id, "ip", "-o", "-4", "addr")
+		for _, addr := range strings.Fields(out) {
+			if !strings.Contains(have, " "+addr+"/") {
+				r.errorf("inspect says address %s: %v\nip addr: %v\n%s", addr, err, eerr, have)
+			}
+		}
 	}
 	out, err := r.mk("ps", "-aq", "--filter", "status=exited")
 	if err != nil {
@@ -417,7 +426,7 @@ func (r *race) clean() {
 	if !eventually(func() bool { return len(r.lines()) == 0 }) {
 		r.errorf("processes are left:\n%s", strings.Join(r.lines(), "\n"))
 	}
-	for _, args := range [][]string{{"network", "rm", "racenet"}, {"prune"}, {"volume", "prune", "-af"}, {"check"}} {
+	for _, args := range [][]string{{"network", "rm", "racenet", "racenet2"}, {"prune"}, {"volume", "prune", "-af"}, {"check"}} {
 		if out, err := r.mk(args...); err != nil {
 			r.errorf("mk %s: %v\n%s", args[0], err, out)
 		}
@@ -428,7 +437,7 @@ func (r *race) clean() {
 	if mounts := mountsUnder(r.dir, "self"); len(mounts) > 0 {
 		r.errorf("mounts are left:\n%s", strings.Join(mounts, "\n"))
 	}
-	for _, place := range []string{"mk/containers", "mk/volumes", "run"} {
+	for _, place := range []string{"mk/containers", "mk/volumes", "mk/networks", "run"} {
 		filepath.WalkDir(filepath.Join(r.dir, place), func(path string, d os.DirEntry, err error) error {
 			rest, _ := filepath.Rel(r.dir, path)
 			if err == nil && !slices.Contains(allowedLeft, rest) {
@@ -440,4 +449,4 @@ func (r *race) clean() {
 }
 
 // allowedLeft are what stays of a store without containers.
-var allowedLeft = []string{"mk/containers", "mk/containers/lock", "mk/containers/names", "mk/containers/events", "mk/volumes", "mk/volumes/lock", "run", "run/mk"}
+var allowedLeft = []string{"mk/containers", "mk/containers/lock", "mk/containers/names", "mk/containers/events", "mk/volumes", "mk/volumes/lock", "mk/networks", "run", "run/mk"}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -21,6 +22,7 @@ With -a, print what the container writes, and end with its exit status.`
 type startFlags struct {
 	attach, interactive bool
 	detachKeys          string
+	networks            string // inside: those that the stage host has looked for neighbours on
 }
 
 func newStart(a *app) *cobra.Command {
@@ -28,7 +30,7 @@ func newStart(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "start [flags] CONTAINER...", Short: "Start stopped containers", Long: startHelp, Args: cobra.MinimumNArgs(1)}
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if a.stage == userns.StageInside {
-			return a.startInside(c.Context(), args[0], f.attach, f.interactive)
+			return a.startInside(c.Context(), args[0], &f)
 		}
 		if (f.attach || f.interactive) && len(args) > 1 {
 			return errors.New("start -a: only one container can be attached to")
@@ -45,6 +47,8 @@ func newStart(a *app) *cobra.Command {
 	c.Flags().BoolVarP(&f.attach, "attach", "a", false, "print what it writes, and wait for its end")
 	c.Flags().BoolVarP(&f.interactive, "interactive", "i", false, "pass standard input on, too")
 	c.Flags().StringVar(&f.detachKeys, "detach-keys", defaultDetachKeys, "keys that leave a container with a terminal")
+	c.Flags().StringVar(&f.networks, "networks", "", "")
+	c.Flags().MarkHidden("networks")
 	a.usernsFlag(c)
 	return c
 }
@@ -78,16 +82,33 @@ func newRestart(a *app) *cobra.Command {
 
 // holder starts a container's holder, in the mode that its files were made in.
 func (a *app) holder(c *container.Container, flags ...string) (*session, error) {
-	choice, err := userns.Choose(c.Mode)
+	containers, err := openContainers()
 	if err != nil {
-		return nil, fmt.Errorf("start %s: %w", c.Name, err)
+		return nil, err
 	}
-	args := append([]string{"start", "--userns", c.Mode}, flags...)
-	var w words
-	if err := json.Unmarshal(c.Words, &w); err != nil {
-		return nil, fmt.Errorf("start %s: %w", c.Name, err)
+	for {
+		choice, err := userns.Choose(c.Mode)
+		if err != nil {
+			return nil, fmt.Errorf("start %s: %w", c.Name, err)
+		}
+		var w words
+		if err := json.Unmarshal(c.Words, &w); err != nil {
+			return nil, fmt.Errorf("start %s: %w", c.Name, err)
+		}
+		line := append([]string{"start", "--userns", c.Mode, "--networks", strings.Join(w.networks(), ",")}, flags...)
+		s, err := a.launch(choice, &w, append(line, c.ID))
+		if err != nil || s.id != "" {
+			return s, err
+		}
+		// It was connected with another network meanwhile, whose neighbours must be asked, too.
+		s.close()
+		if _, err := s.child.Wait(); err != nil {
+			return nil, err
+		}
+		if c, err = containers.Find(c.ID); err != nil {
+			return nil, err
+		}
 	}
-	return a.launch(choice, &w, append(args, c.ID))
 }
 
 // start starts a container in the background; one that runs is left as it is.
@@ -127,7 +148,7 @@ func (a *app) startAttached(c *container.Container, f *startFlags) error {
 }
 
 // startInside becomes the holder of a container.
-func (a *app) startInside(ctx context.Context, id string, attach, stdin bool) error {
+func (a *app) startInside(ctx context.Context, id string, f *startFlags) error {
 	s, err := a.open()
 	if err != nil {
 		return err
@@ -145,10 +166,23 @@ func (a *app) startInside(ctx context.Context, id string, attach, stdin bool) er
 		return err
 	} else if running {
 		unlock()
-		if attach || stdin {
+		if f.attach || f.interactive {
 			return fmt.Errorf("start %s: %w", c.Name, container.ErrRunning)
 		}
-		return a.alreadyStarted(c) // by another mk, since ours asked
+		return a.answer(container.Reply{Started: c.ID}) // by another mk, since ours asked
+	}
+	if c, err = s.containers.Find(c.ID); err != nil { // as it is since nobody else may change it
+		unlock()
+		return err
+	}
+	var w words
+	if err := json.Unmarshal(c.Words, &w); err != nil {
+		unlock()
+		return fmt.Errorf("start %s: %w", c.Name, err)
+	}
+	if strings.Join(w.networks(), ",") != f.networks {
+		unlock()
+		return a.answer(container.Reply{}) // ask again
 	}
 	layer, err := s.openLayer(c)
 	if err != nil {
@@ -156,19 +190,19 @@ func (a *app) startInside(ctx context.Context, id string, attach, stdin bool) er
 		return fmt.Errorf("start %s: %w", c.Name, err)
 	}
 	return a.hold(ctx, holding{
-		store: s, c: c, layer: layer, attach: attach || stdin, stdin: stdin,
+		store: s, c: c, layer: layer, attach: f.attach || f.interactive, stdin: f.interactive,
 		settled: func() error { unlock(); return nil },
 	})
 }
 
-// alreadyStarted tells the process outside that there is nothing to do.
-func (a *app) alreadyStarted(c *container.Container) error {
+// answer tells the process outside how it is, where no container is started.
+func (a *app) answer(r container.Reply) error {
 	client, err := container.NewConn(a.in.Files[0])
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	return client.Send(container.Reply{Started: c.ID})
+	return client.Send(r)
 }
 
 func newAttach(a *app) *cobra.Command {
