@@ -82,7 +82,7 @@ func (p *Process) Exec(e *Exec, stdio IO) (_ *Process, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer self.Close()
+	defer dissolve(self)
 	control, theirs, err := controlPair()
 	if err != nil {
 		return nil, err

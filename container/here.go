@@ -158,10 +158,8 @@ func threadOfItsOwn(f func()) {
 	runtime.UnlockOSThread()
 }
 
-// release closes what the child has its own copies of. It takes time: a mount that was not attached
-// in the end is dissolved with its last descriptor, and the kernel waits out an RCU grace period for
-// each, a third of a millisecond and more (dissolve_on_fput, fs/namespace.c). The outer /proc always is
-// one.
+// release closes what the child has its own copies of. It takes time where a mount was not attached in
+// the end, see dissolve. The outer /proc always is one.
 func (m *maker) release() {
 	if m.outer >= 0 {
 		go unix.Close(m.outer)

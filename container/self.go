@@ -74,3 +74,8 @@ var sealedSelf = sync.OnceValues(func() (*os.File, error) {
 	}
 	return f, nil
 })
+
+// dissolve closes what may be the last descriptor of a mount that is attached nowhere. The kernel then
+// waits for an RCU grace period, 0.3 ms on a machine at rest and ten times that on a busy one
+// (dissolve_on_fput, fs/namespace.c), which nobody here has to wait for.
+func dissolve(mount *os.File) { go mount.Close() }

@@ -178,7 +178,7 @@ func spawnInit(spec *Spec, root *os.File, sources []*os.File, birth *birthplace,
 	if err != nil {
 		return nil, nil, err
 	}
-	defer self.Close()
+	defer dissolve(self)
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("make the socket to init: %w", err)
