@@ -266,6 +266,9 @@ func controlPair() (ours, theirs *os.File, err error) {
 // else. It returns only with an error.
 func join(spec *Spec, e *Exec, members []int) error {
 	runtime.LockOSThread() // namespaces, identity and filters belong to threads
+	if err := takeOOMScore(spec); err != nil {
+		return err
+	}
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return err
 	}

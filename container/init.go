@@ -72,10 +72,8 @@ func run() error {
 			return err
 		}
 	}
-	if spec.OOMScore != 0 {
-		if err := os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(spec.OOMScore)), 0); err != nil {
-			return fmt.Errorf("set the OOM score to %d, which only root of the machine may lower: %w", spec.OOMScore, err)
-		}
+	if err := takeOOMScore(spec); err != nil {
+		return err
 	}
 	// Where: the mounts of stage inside, with the new root beside them. The outer /proc, /sys
 	// and /dev are needed: fresh ones may be mounted only while these can be seen.
@@ -149,6 +147,17 @@ func run() error {
 		return err
 	}
 	return execError(spec, path, syscall.Exec(path, spec.Args, spec.Env))
+}
+
+// takeOOMScore is for a process that is still dumpable: else /proc/self is not its own to write to.
+func takeOOMScore(spec *Spec) error {
+	if spec.OOMScore == 0 {
+		return nil
+	}
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(spec.OOMScore)), 0); err != nil {
+		return fmt.Errorf("set the OOM score to %d, which only root of the machine may lower: %w", spec.OOMScore, err)
+	}
+	return nil
 }
 
 // settleIn sets limits, directory and streams of a process that is in the container's root, and
