@@ -14,23 +14,23 @@ import (
 	"time"
 )
 
-// Event is something that happened to a container, in docker's form.
+// Event is something that happened to a container, a network or a volume, in docker's form.
 type Event struct {
-	Type   string // container
-	Action string // create, start, die, stop, kill, destroy, rename, restart, exec_create, health_status: healthy, …
+	Type   string // container, network, volume
+	Action string // create, start, die, stop, kill, destroy, rename, restart, exec_create, health_status: healthy, …; connect, mount, …
 	Actor  Actor
 	Scope  string `json:"scope"`
-	Time   int64  `json:"time"`     // seconds since 1970
-	Nano   int64  `json:"timeNano"` // the same in nanoseconds
-	Status string `json:"status"`   // Action again, and what follows: docker's older names
-	ID     string `json:"id"`
-	From   string `json:"from"`
+	Time   int64  `json:"time"`             // seconds since 1970
+	Nano   int64  `json:"timeNano"`         // the same in nanoseconds
+	Status string `json:"status,omitempty"` // Action again, and what follows: docker's older names, for containers
+	ID     string `json:"id,omitempty"`
+	From   string `json:"from,omitempty"`
 }
 
 // Actor is whom it happened to.
 type Actor struct {
 	ID         string
-	Attributes map[string]string // name, image, labels, and of some actions exitCode, signal, …
+	Attributes map[string]string // name, image, labels, and of some actions exitCode, signal, container, …
 }
 
 // maxEvents is the size, in bytes, at which the file of events begins anew; the one before is kept.
@@ -42,27 +42,32 @@ const maxEvents = 1 << 20
 //
 // tell is such a line. One that cannot be written is lost: nothing fails because of it.
 func (c *Container) tell(action string, more map[string]string) {
-	now := time.Now()
-	e := Event{Type: "container", Action: action, Status: action, ID: c.ID, From: c.Image, Scope: "local",
-		Time: now.Unix(), Nano: now.UnixNano(),
+	e := Event{Type: "container", Action: action, Status: action, ID: c.ID, From: c.Image,
 		Actor: Actor{ID: c.ID, Attributes: map[string]string{"name": c.Name, "image": c.Image}}}
 	for _, from := range []map[string]string{c.Labels, more} {
 		for k, v := range from {
 			e.Actor.Attributes[k] = v
 		}
 	}
+	c.store.Tell(e)
+}
+
+// Tell writes down an event of anything, as of now. It is lost when it cannot be written.
+func (s *Store) Tell(e Event) {
+	now := time.Now()
+	e.Scope, e.Time, e.Nano = "local", now.Unix(), now.UnixNano()
 	text, err := json.Marshal(e)
 	if err != nil {
 		return
 	}
-	f, err := os.OpenFile(c.store.eventsFile(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	f, err := os.OpenFile(s.eventsFile(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return
 	}
 	defer f.Close()
 	f.Write(append(text, '\n'))
 	if st, err := f.Stat(); err == nil && st.Size() > maxEvents {
-		c.store.turnEvents(st)
+		s.turnEvents(st)
 	}
 }
 

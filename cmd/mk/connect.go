@@ -124,6 +124,7 @@ type socket struct {
 
 // plugged is a place on a network.
 type plugged struct {
+	record *network
 	bridge *container.Network
 	plug   container.Plug
 	close  func()
@@ -157,7 +158,7 @@ func (s *networks) plugIn(n *container.Network, c *container.Container, m member
 			bridge.Close()
 			return err
 		}
-		p = &plugged{bridge: bridge, plug: *plug, close: func() { stop(); bridge.Close() }}
+		p = &plugged{record: record, bridge: bridge, plug: *plug, close: func() { stop(); bridge.Close() }}
 	}
 	if err := n.Plug(p.bridge, c.ID, &p.plug); err != nil {
 		if at.plugged[m.Network] == nil {
@@ -169,6 +170,7 @@ func (s *networks) plugIn(n *container.Network, c *container.Container, m member
 		at.plugged = map[string]*plugged{}
 	}
 	at.plugged[m.Network] = p
+	s.say("connect", record, c)
 	return nil
 }
 
@@ -273,6 +275,7 @@ func (s *store) rewire(c *container.Container, at *socket, r container.Request, 
 		}
 		p.close()
 		delete(at.plugged, name)
+		networks.say("disconnect", p.record, c)
 	}
 	if err := at.settleNames(networks, &change.After); err != nil {
 		return nil, err

@@ -18,12 +18,13 @@ import (
 )
 
 const eventsHelp = `Print what happens to containers: create, start, die, stop, kill, restart, rename,
-health_status and destroy, as it happens.
+health_status and destroy; to networks: create, connect, disconnect and destroy; and to
+volumes: create, mount, unmount and destroy; as it happens.
 
 With --since, begin with what happened since that time; with --until, end at that
 time: both take a time or a duration before now (10m). --filter takes container=,
-event=, image=, label=KEY[=value] and type=container. --format is a Go template
-or json.
+network=, volume=, event=, image=, label=KEY[=value] and type=container, network or
+volume. --format is a Go template or json.
 
 There is no daemon that sees everything: a container whose holder was killed dies
 without a word, and mk ps says so.`
@@ -37,7 +38,7 @@ type eventsFlags struct {
 func newEvents(*app) *cobra.Command {
 	var f eventsFlags
 	c := &cobra.Command{
-		Use: "events [flags]", Short: "Print what happens to containers", Long: eventsHelp, Args: cobra.NoArgs,
+		Use: "events [flags]", Short: "Print what happens to containers, networks and volumes", Long: eventsHelp, Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return f.print(c.Context(), os.Stdout) },
 	}
 	c.Flags().StringVar(&f.since, "since", "", "begin with what happened since this time")
@@ -132,9 +133,9 @@ func eventFilter(filters []string) (func(container.Event) bool, error) {
 		}
 		var test func(container.Event) bool
 		switch key {
-		case "container":
+		case "container", "network", "volume":
 			test = func(e container.Event) bool {
-				return e.Actor.Attributes["name"] == value || strings.HasPrefix(e.Actor.ID, value)
+				return e.Type == key && (e.Actor.Attributes["name"] == value || strings.HasPrefix(e.Actor.ID, value))
 			}
 		case "event":
 			test = func(e container.Event) bool {
@@ -152,7 +153,7 @@ func eventFilter(filters []string) (func(container.Event) bool, error) {
 		case "type":
 			test = func(e container.Event) bool { return e.Type == value }
 		default:
-			return nil, fmt.Errorf("--filter %s: want container, event, image, label or type", f)
+			return nil, fmt.Errorf("--filter %s: want container, network, volume, event, image, label or type", f)
 		}
 		all.add(key, test)
 	}

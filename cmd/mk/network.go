@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -196,16 +197,19 @@ func (s *store) openNetwork(ctx context.Context, c *container.Container, w *word
 		c.SetNetwork(nil) // that a killed holder left
 	}
 	at.network = n
+	networks := &networks{filepath.Join(s.root, "networks"), s.containers}
 	stop = func() {
 		at.mu.Lock()
 		defer at.mu.Unlock()
 		at.network = nil
 		n.Close()
+		for _, name := range slices.Sorted(maps.Keys(at.plugged)) {
+			networks.say("disconnect", at.plugged[name].record, c)
+		}
 		if len(at.plugged) == 0 {
 			c.SetNetwork(nil)
 		} // else its addresses are its own until the holder ends
 	}
-	networks := &networks{filepath.Join(s.root, "networks"), s.containers}
 	for _, m := range w.memberships() {
 		record, err := networks.find(m.Network)
 		if err == nil {

@@ -408,7 +408,20 @@ func (s *networks) create(n *network) error {
 	if err := os.WriteFile(draft, append(text, '\n'), 0o600); err != nil {
 		return err
 	}
-	return os.Rename(draft, filepath.Join(dir, "network.json"))
+	if err := os.Rename(draft, filepath.Join(dir, "network.json")); err != nil {
+		return err
+	}
+	s.say("create", n, nil)
+	return nil
+}
+
+// say tells mk events what happened to a network; c is the container it happened with, or nil.
+func (s *networks) say(action string, n *network, c *container.Container) {
+	attributes := map[string]string{"name": n.Name, "type": "bridge"}
+	if c != nil {
+		attributes["container"] = c.ID
+	}
+	s.containers.Tell(container.Event{Type: "network", Action: action, Actor: container.Actor{ID: n.ID, Attributes: attributes}})
 }
 
 // remove removes a network that nothing runs on.
@@ -418,7 +431,8 @@ func (s *networks) remove(name string) error {
 		return err
 	}
 	defer unlock()
-	if _, err := s.find(name); err != nil {
+	n, err := s.find(name)
+	if err != nil {
 		return err
 	}
 	running, err := s.on(name)
@@ -431,6 +445,7 @@ func (s *networks) remove(name string) error {
 	if err := os.Remove(filepath.Join(s.dir, name, "network.json")); err != nil {
 		return err
 	}
+	s.say("destroy", n, nil)
 	return os.RemoveAll(filepath.Join(s.dir, name))
 }
 

@@ -496,7 +496,11 @@ func (s *store) start(ctx context.Context, c *container.Container, w *words, lay
 		return nil, stop, err
 	}
 	p, err := container.Start(ctx, spec, root, stdio)
-	return p, stop, err
+	if err != nil {
+		return nil, stop, err
+	}
+	unmounted, undo := s.sayMounted(c, w), stop
+	return p, func() { undo(); unmounted() }, nil
 }
 
 // anonymousVolumes adds those that an image's VOLUME asks for, and nothing else lies on.

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -155,7 +157,35 @@ func (s *store) makeVolume(v volume, fill func(data *os.File) error) error {
 	if err := os.WriteFile(final+".new", text, 0o600); err != nil {
 		return err
 	}
-	return os.Rename(final+".new", final)
+	if err := os.Rename(final+".new", final); err != nil {
+		return err
+	}
+	s.sayVolume("create", v.Name, nil)
+	return nil
+}
+
+// sayVolume tells mk events what happened to a volume; more are attributes besides the driver.
+func (s *store) sayVolume(action, name string, more map[string]string) {
+	attributes := map[string]string{"driver": "local"}
+	maps.Copy(attributes, more)
+	s.containers.Tell(container.Event{Type: "volume", Action: action, Actor: container.Actor{ID: name, Attributes: attributes}})
+}
+
+// sayMounted tells that a container has its volumes, and ended that it has them no more.
+func (s *store) sayMounted(c *container.Container, w *words) (ended func()) {
+	for _, p := range w.Places {
+		if p.Type == "volume" {
+			s.sayVolume("mount", p.Source, map[string]string{
+				"container": c.ID, "destination": p.Dest, "read/write": strconv.FormatBool(!p.ReadOnly), "propagation": ""})
+		}
+	}
+	return func() {
+		for _, p := range w.Places {
+			if p.Type == "volume" {
+				s.sayVolume("unmount", p.Source, map[string]string{"container": c.ID})
+			}
+		}
+	}
 }
 
 // pruneVolumes removes what a killed mk left of volumes. Nobody else has the store open.
@@ -238,6 +268,7 @@ func (s *store) removeVolume(name string) error {
 	if err := os.Remove(filepath.Join(s.volumePath(name), "volume.json")); err != nil {
 		return err
 	}
+	s.sayVolume("destroy", name, nil)
 	return os.RemoveAll(s.volumePath(name))
 }
 
