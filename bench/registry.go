@@ -163,24 +163,48 @@ func (b *bench) unpack(start func() (*distribution, error)) *work {
 	return w
 }
 
+// listed puts the image into the registry a second time, its layer with a listing (zstd:chunked). Where
+// skopeo remembers the layer in another form, by its cache in XDG_DATA_HOME, it would take that.
+func (b *bench) listed(r *distribution) error {
+	script := `"$0" save -q -o $BENCH/listed.tar $1/bench &&
+XDG_DATA_HOME=$BENCH/listed skopeo --policy $BENCH/policy.json copy -q --format oci --dest-tls-verify=false --dest-compress --dest-compress-format zstd:chunked docker-archive:$BENCH/listed.tar docker://$1/listed/bench &&
+rm $BENCH/listed.tar`
+	if out, err := b.command("sh", "-c", script, b.mk, r.host).CombinedOutput(); err != nil {
+		return fmt.Errorf("make the bench's image zstd:chunked: %w: %s", err, out)
+	}
+	return nil
+}
+
 // onBase lays one file, another each time, on that image and pushes the result to another
-// repository, from a store that has nothing.
-func (b *bench) onBase(start func() (*distribution, error)) *work {
+// repository, from a store that has nothing. With listed, the image has listings, and mk no --link.
+func (b *bench) onBase(start func() (*distribution, error), listed bool) *work {
 	context := b.path("one")
+	image, instruction := "/bench", "COPY --link file /"
+	name := "FROM that image, COPY --link a file, push"
+	ready := func(*distribution) error { return nil }
+	if listed {
+		image, instruction = "/listed/bench", "COPY file /"
+		name = "FROM it with listings, COPY a file, push"
+		var once sync.Once
+		ready = func(r *distribution) (err error) {
+			once.Do(func() { err = b.listed(r) })
+			return err
+		}
+	}
 	fresh := func(r *distribution) error {
-		if err := errors.Join(remove(b.path("onbase")), os.MkdirAll(context, 0o755)); err != nil {
+		if err := errors.Join(ready(r), remove(b.path("onbase")), os.MkdirAll(context, 0o755)); err != nil {
 			return err
 		}
 		if err := os.WriteFile(filepath.Join(context, "file"), []byte(time.Now().String()), 0o644); err != nil {
 			return err
 		}
-		_, err := b.recipe("OnBase", "FROM "+r.host+"/bench", "COPY --link file /", "LABEL a=file")
+		_, err := b.recipe("OnBase", "FROM "+r.host+image, instruction, "LABEL a=file")
 		if err == nil { // Debian 12's buildah does not know --link
-			_, err = b.recipe("OnBasePeers", "FROM "+r.host+"/bench", "COPY file /", "LABEL a=file")
+			_, err = b.recipe("OnBasePeers", "FROM "+r.host+image, "COPY file /", "LABEL a=file")
 		}
 		return err
 	}
-	w := &work{name: "FROM that image, COPY --link a file, push", mark: "< 1 s", contestants: []contestant{
+	w := &work{name: name, mark: "< 1 s", contestants: []contestant{
 		turn("mk", start, fresh, func(r *distribution) *exec.Cmd {
 			cmd := b.command(b.mk, "build", "-f", b.path("OnBase"), "-t", r.host+"/mk/one", "--push", context)
 			cmd.Env = append(cmd.Env, "MK_ROOT="+b.path("onbase"))
@@ -190,7 +214,7 @@ func (b *bench) onBase(start func() (*distribution, error)) *work {
 	for _, p := range b.peers {
 		name := func(r *distribution) string { return r.host + "/" + p.name + "/one" }
 		w.contestants = append(w.contestants, turn(p.name, start, func(r *distribution) error {
-			b.command(p.name, p.command("rmi", "-f", name(r), r.host+"/bench")...).Run() // the first time there is none
+			b.command(p.name, p.command("rmi", "-f", name(r), r.host+image, r.host+"/bench")...).Run() // the first time there is none
 			return fresh(r)
 		}, func(r *distribution) *exec.Cmd {
 			build := p.build("-q", "--tls-verify=false", "-f", b.path("OnBasePeers"), "-t", name(r), context)
@@ -241,7 +265,7 @@ func (b *bench) registryWorks() []*work {
 	}
 	start := b.overRegistry()
 	pull, push := b.pull(start), b.push(start)
-	return []*work{pull, b.unpack(start), b.onBase(start), inMemory(b.pull(start), "peak memory of that pull"), push, inMemory(b.push(start), "peak memory of that push")}
+	return []*work{pull, b.unpack(start), b.onBase(start, false), b.onBase(start, true), inMemory(b.pull(start), "peak memory of that pull"), push, inMemory(b.push(start), "peak memory of that push")}
 }
 
 // inMemory makes a work's line about peak memory, which has no floor.

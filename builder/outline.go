@@ -19,7 +19,8 @@ import (
 // what is. So they need not have a base that is in a registry, if its layers say what is in
 // them for less than themselves (image.Layer.Listing): they are made on an outline, a tree with
 // all names of the base and none of the bytes of its files. Their layers are the same to the byte.
-// A step that reads the tree has the base fetched, and the layers laid on it.
+// A step that reads the tree has the base fetched, and the layers laid on it; where the plan has such
+// a step, the base is fetched at once.
 
 // outlineOf is the outline of one image, made once a build.
 type outlineOf struct {
@@ -61,15 +62,45 @@ func namesAlone(n *Node) bool {
 	return false
 }
 
+// image is the image that a tree is made on, nil for none.
+func (t Tree) image() *image.Image {
+	for t.Node != nil {
+		t = t.Node.Parent
+	}
+	return t.Image
+}
+
+// readBases lists the images that steps of the plans read files of, or that end as files themselves.
+func (b *Builder) readBases(plans []*Plan) map[*image.Image]bool {
+	read := map[*image.Image]bool{}
+	for _, p := range plans {
+		for _, s := range p.Stages {
+			for _, n := range s.Nodes {
+				onLinked := n.Parent.Node != nil && n.Parent.Node.linked() // which is laid on trees only
+				if !n.linked() && (!namesAlone(n) || onLinked) {
+					read[n.Parent.image()] = true
+				}
+				for _, t := range n.From {
+					read[t.image()] = true
+				}
+			}
+		}
+		if b.Need == NeedTree {
+			read[p.Target.Tree.image()] = true
+		}
+	}
+	return read
+}
+
 var onlyNumber = regexp.MustCompile(`^[0-9]+$`)
 
-// outline gives the outline of an image, nil where the image itself is here or nearly, or where its
-// layers have no listings.
+// outline gives the outline of an image, nil where the image itself is here or nearly, is needed, or has
+// layers without listings.
 func (e *engine) outline(ctx context.Context, img *image.Image) (*snapshot.Snapshot, error) {
 	o := &e.lazy(img).outline
 	o.once.Do(func() {
 		chains := chainIDs(img)
-		if len(chains) == 0 {
+		if len(chains) == 0 || e.read[img] {
 			return
 		}
 		top := chains[len(chains)-1]

@@ -252,6 +252,9 @@ func (e exporter) manifest(ctx context.Context, d v1.Descriptor, became map[dige
 				return fmt.Errorf("layer %s: %w", l.Digest, err)
 			}
 			m.Layers[i].MediaType, m.Layers[i].Digest, m.Layers[i].Size = out.MediaType, out.Digest, out.Size
+			if out.Digest != l.Digest {
+				m.Layers[i].Annotations = unlisted(l.Annotations)
+			}
 			return nil
 		})
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"path"
 	"strconv"
 	"strings"
@@ -67,6 +68,13 @@ func (l Layer) listingAt() (at listingAt, ok bool) {
 	how, _ := layerCompression(l.Descriptor.MediaType)
 	ok = how == Zstd && numbers[3] == listingType && at.size <= maxListing && at.length <= maxListingJSON && at.offset <= l.Descriptor.Size-at.size
 	return at, ok
+}
+
+// unlisted gives a layer's annotations without those that are true of one form of it only.
+func unlisted(annotations map[string]string) map[string]string {
+	kept := maps.Clone(annotations)
+	maps.DeleteFunc(kept, func(name, _ string) bool { return strings.Contains(name, "containers.zstd-chunked.") })
+	return kept
 }
 
 // Listed is how many bytes Listing reads; 0: the layer has no listing.
