@@ -11,6 +11,7 @@ package main
 //	$XDG_RUNTIME_DIR $WORK/run
 //	$REGISTRY        host:port of the registry; docker.io is mirrored to it
 //	$MODE            subid, single or root
+//	$EXAMPLES        the directory examples
 //	$NAME            the script's name, for repositories of its own
 //	$UNIQUE          a number, for processes of its own
 //
@@ -150,6 +151,11 @@ func setupScript(t *testing.T, env *testscript.Env, binary string) error {
 	env.Setenv("REGISTRY", registry)
 	env.Setenv("MK_REGISTRY_MIRRORS", "docker.io=http://"+registry)
 	env.Setenv("MODE", testMode())
+	examples, err := filepath.Abs("../../examples")
+	if err != nil {
+		return err
+	}
+	env.Setenv("EXAMPLES", examples)
 	env.Setenv("UNIQUE", fmt.Sprint(1_000_000+rand.IntN(1_000_000_000)))
 	env.Setenv("NAME", strings.TrimPrefix(filepath.Base(env.WorkDir), "script-"))
 	limit := time.AfterFunc(scriptLimit, func() { killOf(env.WorkDir) })
