@@ -34,6 +34,7 @@ func TestBuildahAgrees(t *testing.T) {
 	if testMode() != "subid" {
 		t.Skip("mode " + testMode() + ": once is enough, where most people are; buildah wants a range of IDs")
 	}
+	t.Parallel()
 	buildah := newBuildah(t)
 	files, err := filepath.Glob("testdata/buildah/*.txtar")
 	if err != nil || len(files) == 0 {
