@@ -168,10 +168,6 @@ func (w *words) spec(ctx context.Context, s *store, c *container.Container, root
 	spec.RootReadOnly = w.ReadOnly
 	spec.Hostname, spec.Domainname = c.Hostname, w.Domain
 	spec.Name = c.Name
-	for _, name := range []string{"resolv.conf", "hosts", "hostname"} {
-		spec.Mounts = append(spec.Mounts, container.Mount{
-			Type: container.Bind, Source: filepath.Join(c.Path("etc"), name), Dest: "/etc/" + name})
-	}
 	for _, name := range w.Groups {
 		if _, err := strconv.ParseUint(name, 10, 32); err != nil {
 			named, _, err := container.LookupUser(root, "0:"+name)
@@ -185,11 +181,31 @@ func (w *words) spec(ctx context.Context, s *store, c *container.Container, root
 	if err != nil {
 		return nil, err
 	}
-	spec.Mounts = append(spec.Mounts, mounts...)
+	spec.Mounts = append(append(spec.Mounts, mounts...), ownEtc(c, mounts)...)
 	return spec, w.security.apply(spec)
 }
 
-// outerMounts are what was asked for: volumes, binds, images, and each tmpfs.
+// ownEtc are the files of /etc that are the container's own, over what was asked for on /etc, unless it
+// was such a file itself. Where /etc is somebody's directory that lacks one, it is made there, empty, and
+// stays, as with docker: another container may have its own on it. A read-only one stays without.
+func ownEtc(c *container.Container, asked []container.Mount) (mounts []container.Mount) {
+	for _, name := range []string{"resolv.conf", "hosts", "hostname"} {
+		m := container.Mount{Type: container.Bind, Source: filepath.Join(c.Path("etc"), name), Dest: "/etc/" + name}
+		itself := false
+		for _, a := range asked {
+			dest := path.Clean(a.Dest)
+			itself = itself || dest == m.Dest
+			m.Optional = m.Optional || dest == "/etc" || dest == "/"
+		}
+		if !itself {
+			mounts = append(mounts, m)
+		}
+	}
+	return mounts
+}
+
+// outerMounts are what was asked for: volumes, binds, images, and each tmpfs, those nearer to the root
+// first, so that none hides another.
 // What it opened is the caller's to close after use, whatever the error.
 func (w *words) outerMounts(ctx context.Context, s *store, opened *[]*os.File) (mounts []container.Mount, err error) {
 	for _, p := range w.Places {
@@ -213,6 +229,8 @@ func (w *words) outerMounts(ctx context.Context, s *store, opened *[]*os.File) (
 		}
 		mounts = append(mounts, m)
 	}
+	depth := func(m container.Mount) int { return strings.Count(strings.TrimSuffix(path.Clean(m.Dest), "/"), "/") }
+	slices.SortStableFunc(mounts, func(a, b container.Mount) int { return depth(a) - depth(b) })
 	return mounts, nil
 }
 
