@@ -259,6 +259,9 @@ func (e *engine) node(ctx context.Context, n *Node) (*made, error) {
 
 // make finds or makes the snapshot of one node.
 func (e *engine) make(ctx context.Context, n *Node, m *made) error {
+	if n.NoCache && !e.Inside {
+		return ErrNeedsInside // whatever its key is
+	}
 	// What a step takes files from is needed for its key; its parent's tree is
 	// only needed if it must run. Both are started now, the parent waited for first,
 	// unless the step does not look at it.

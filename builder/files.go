@@ -58,6 +58,8 @@ type Files struct {
 
 	// Cache keeps the digests of files between builds. Nil: hash them all.
 	Cache *StatCache
+
+	knownOnly bool // a file that Cache does not know ends a Select with ErrNeedsInside
 }
 
 // errNotFound is that a source does not exist, in BuildKit's words.

@@ -264,6 +264,9 @@ func (w *selectWalk) leaf(dir *dirHandle, e *fileEntry, dirPath string, key path
 		if known && plain {
 			return nil
 		}
+		if !known && w.files.knownOnly {
+			return ErrNeedsInside
+		}
 		select {
 		case w.hash <- hashJob{known, dir.ref(), e, dirPath, key}:
 		case <-w.ctx.Done():

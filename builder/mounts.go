@@ -134,7 +134,7 @@ func (r *runStep) pick(ctx context.Context, m *runMount) error {
 		r.open = append(r.open, tree.Root)
 		files = tree
 	}
-	sel, err := files.Select(ctx, CopySources{Words: []string{literalWord(m.source())}})
+	sel, err := r.selectFiles(ctx, files, CopySources{Words: []string{literalWord(m.source())}})
 	if err == nil && len(sel.roots) == 0 {
 		err = errNotFound(m.source())
 	}

@@ -134,7 +134,7 @@ func (p *treePart) find(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if p.sel, err = files.Select(ctx, p.sources); err != nil {
+	if p.sel, err = p.selectFiles(ctx, files, p.sources); err != nil {
 		return fmt.Errorf("failed to compute cache key: %w", err)
 	}
 	p.sum = p.sel.Digest()
@@ -180,6 +180,17 @@ func (p *treePart) Close() error {
 		return nil
 	}
 	return p.root.Close()
+}
+
+// selectFiles is Select for a step. Outside, a file of the context that is new or changed ends it: most
+// likely a step has to be executed, and whoever does that looks at all files himself.
+func (e *engine) selectFiles(ctx context.Context, f *Files, c CopySources) (*Selection, error) {
+	if f.Cache != nil && !e.Inside {
+		known := *f
+		known.knownOnly = true
+		f = &known
+	}
+	return f.Select(ctx, c)
 }
 
 // openTree mounts a tree to take files from it. The caller closes Root.

@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -43,7 +46,7 @@ const (
 
 // Judge tells what becomes of a file, by its path in the root and its stat. attrs are those of a
 // directory, and the judge's to keep. What is in a directory that is gone is not asked about.
-// LinkFrom asks from several goroutines.
+// Several goroutines ask.
 type Judge func(path string, st *unix.Stat_t, attrs map[string]string) Verdict
 
 // Below is the snapshot that the layer lies on: the parent, or where this snapshot amends it,
@@ -107,7 +110,7 @@ func (d *Draft) Amend(s *Snapshot, judge Judge) (gone []string, ok bool, err err
 	if len(trees) > maxAmends || len(s.stack()) > maxStack || s.meta.layer != "" {
 		return nil, false, nil
 	}
-	r := review{judge: judge}
+	r := review{judge: judge, sideBySide: newSideBySide()}
 	top, err := openDirs(trees)
 	if err != nil {
 		return fail(err)
@@ -116,7 +119,7 @@ func (d *Draft) Amend(s *Snapshot, judge Judge) (gone []string, ok bool, err err
 	if err := r.dir(top, ""); err != nil {
 		return fail(err)
 	}
-	if r.anew*maxAmended > r.stays {
+	if r.anew.Load()*maxAmended > r.stays.Load() {
 		return nil, false, nil
 	}
 	for _, p := range r.gone {
@@ -170,9 +173,12 @@ func (s *Snapshot) shows(p string) (bool, error) {
 
 // review asks what becomes of each file of a layer.
 type review struct {
-	judge       Judge
-	gone        []string
-	stays, anew int64 // bytes of disk, or what a directory entry is worth
+	judge Judge
+	*sideBySide
+	stays, anew atomic.Int64 // bytes of disk, or what a directory entry is worth
+
+	mu   sync.Mutex
+	gone []string
 }
 
 func (r *review) dir(at dirs, prefix string) error {
@@ -180,45 +186,50 @@ func (r *review) dir(at dirs, prefix string) error {
 	if err != nil {
 		return &fs.PathError{Op: "read directory", Path: prefix, Err: err}
 	}
+	var beside errgroup.Group
 	for _, name := range names {
-		if err := r.entry(at, prefix, name); err != nil {
-			return &fs.PathError{Op: "look at", Path: prefix + name, Err: err}
+		_, st, err := at.stat(name)
+		switch {
+		case err != nil:
+		case isWhiteout(&st):
+		case isDir(&st):
+			err = r.aside(&beside, func() error { return r.subdir(at, name, prefix+name, &st) })
+		default:
+			r.note(prefix+name, &st, nil)
+		}
+		if err != nil {
+			return errors.Join(&fs.PathError{Op: "look at", Path: prefix + name, Err: err}, r.wait(&beside))
 		}
 	}
-	return nil
+	return r.wait(&beside)
 }
 
-func (r *review) entry(at dirs, prefix, name string) error {
-	_, st, err := at.stat(name)
-	if err != nil || isWhiteout(&st) {
+func (r *review) subdir(at dirs, name, p string, st *unix.Stat_t) error {
+	dir, err := at.open(name)
+	if err != nil {
 		return err
 	}
-	var below dirs
-	var attrs map[string]string
-	if isDir(&st) {
-		if below, err = at.open(name); err != nil {
-			return err
-		}
-		defer below.close()
-		list, err := attrsAt(-1, "", below[0])
-		if err != nil {
-			return err
-		}
-		attrs = attrMap(list)
+	defer dir.close()
+	attrs, err := attrsAt(-1, "", dir[0])
+	if err != nil || r.note(p, st, attrMap(attrs)) == Gone {
+		return err
 	}
+	return r.dir(dir, p+"/")
+}
+
+// note asks what becomes of one file.
+func (r *review) note(p string, st *unix.Stat_t, attrs map[string]string) Verdict {
 	size := st.Blocks*512 + blockSize
-	switch r.judge(prefix+name, &st, attrs) {
-	case Stays:
-		r.stays += size
-	case Anew:
-		r.anew += size
-	case Gone:
-		r.anew += size
-		r.gone = append(r.gone, prefix+name)
-		return nil
+	verdict := r.judge(p, st, attrs)
+	if verdict == Stays {
+		r.stays.Add(size)
+		return verdict
 	}
-	if below == nil {
-		return nil
+	r.anew.Add(size)
+	if verdict == Gone {
+		r.mu.Lock()
+		r.gone = append(r.gone, p)
+		r.mu.Unlock()
 	}
-	return r.dir(below, prefix+name+"/")
+	return verdict
 }

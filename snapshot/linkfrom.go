@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"runtime"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -52,15 +51,11 @@ func (d *Draft) linkFrom(s *Snapshot, judge Judge) error {
 // linker makes a tree again of hardlinks. Directories are its own, and are linked side by side:
 // a link takes 10 to 18 µs of a processor on ext4.
 type linker struct {
-	judge Judge         // nil: everything stays
-	work  chan struct{} // a token a goroutine at work: not of one that waits for others
+	judge Judge // nil: everything stays
+	*sideBySide
 }
 
-func newLinker(judge Judge) *linker {
-	l := &linker{judge: judge, work: make(chan struct{}, runtime.GOMAXPROCS(0))}
-	l.work <- struct{}{} // the caller's
-	return l
-}
+func newLinker(judge Judge) *linker { return &linker{judge, newSideBySide()} }
 
 // tree makes what is in the directory from, called prefix, also in to: all of it, or
 // what stays, and directories that are not gone.
@@ -72,11 +67,6 @@ func (l *linker) tree(from dirs, to int, prefix string) error {
 		return &fs.PathError{Op: "read directory", Path: prefix, Err: err}
 	}
 	var beside errgroup.Group
-	wait := func() error {
-		<-l.work
-		defer func() { l.work <- struct{}{} }()
-		return beside.Wait()
-	}
 	for _, name := range names {
 		dir, st, err := from.stat(name)
 		switch {
@@ -88,24 +78,10 @@ func (l *linker) tree(from dirs, to int, prefix string) error {
 			err = unix.Linkat(dir, name, to, name, 0)
 		}
 		if err != nil {
-			return errors.Join(&fs.PathError{Op: "link", Path: prefix + name, Err: err}, wait())
+			return errors.Join(&fs.PathError{Op: "link", Path: prefix + name, Err: err}, l.wait(&beside))
 		}
 	}
-	return wait()
-}
-
-// aside calls f in another goroutine if there may be one more, else at once.
-func (l *linker) aside(beside *errgroup.Group, f func() error) error {
-	select {
-	case l.work <- struct{}{}:
-		beside.Go(func() error {
-			defer func() { <-l.work }()
-			return f()
-		})
-		return nil
-	default:
-		return f()
-	}
+	return l.wait(&beside)
 }
 
 // dir makes the directory name of from in to: owner, attributes and mode, what
