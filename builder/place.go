@@ -288,6 +288,14 @@ func (c *copyStep) perform(ctx context.Context, draft *snapshot.Draft) error {
 		if err := sel.CopyTo(ctx, into); err != nil {
 			return err
 		}
+		if len(c.parts) == 1 && len(c.step.Inline) == 0 && len(sel.roots) == 1 && sel.roots[0].entry.dir != nil {
+			at, err := walkPath(root, c.dest(), walkRules{follow: true})
+			if err != nil {
+				return err
+			}
+			at.dir.release()
+			draft.Hashed(sel.sums(at.path))
+		}
 	}
 	into.Add, into.Unpack = false, nil
 	for _, doc := range c.step.Inline {

@@ -10,12 +10,15 @@ import (
 	"os"
 	"path"
 	"slices"
+	"sort"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"mk/snapshot"
 )
 
 // CopySources is what one COPY or ADD takes from one tree, words expanded.
@@ -55,6 +58,30 @@ type fileEntry struct {
 	standIn bool // on disk a plain file stands in for this device
 	hidden  bool // an ignored directory: there only for what is let in below it
 	implied bool // a directory that --parents or --exclude did not want itself
+}
+
+// sums tells the digests of the regular files of the one directory that is selected, copied to top.
+func (s *Selection) sums(top string) snapshot.Sums {
+	return func(p string) *[sha256.Size]byte {
+		rest, ok := p, true
+		if top != "" {
+			rest, ok = strings.CutPrefix(p, top+"/")
+		}
+		for d := s.roots[0].entry.dir; ok && d != nil; {
+			var name string
+			name, rest, _ = strings.Cut(rest, "/")
+			i, found := sort.Find(len(d.entries), func(i int) int { return strings.Compare(name, d.entries[i].name) })
+			if !found {
+				return nil
+			}
+			e := &d.entries[i]
+			if rest == "" && e.st.isRegular() {
+				return &e.sum
+			}
+			d = e.dir
+		}
+		return nil
+	}
 }
 
 // fileRest is what few files have.

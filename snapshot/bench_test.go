@@ -120,7 +120,7 @@ func BenchmarkLayers(b *testing.B) {
 			})
 			measure("digests", func(b *testing.B) {
 				for range b.N {
-					_, err := snap.hashTree(context.Background(), nil)
+					_, err := snap.hashTree(context.Background(), nil, nil)
 					must(b, err)
 				}
 			})

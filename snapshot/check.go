@@ -115,10 +115,13 @@ func (s *Snapshot) checkDigests(ctx context.Context) error {
 
 // recompute finds the digests from the tree, again.
 func (s *Snapshot) recompute(ctx context.Context, parent *Digests, isRebased bool) (Digests, error) {
-	if !isRebased {
-		return s.compute(ctx, parent)
+	switch {
+	case s.meta.layer != "":
+		return s.applied(parent), nil
+	case !isRebased:
+		return s.hashTree(ctx, parent, nil)
 	}
-	alone, err := s.hashTree(ctx, nil)
+	alone, err := s.hashTree(ctx, nil, nil)
 	return rebased(alone, parent), err
 }
 

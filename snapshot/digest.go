@@ -87,6 +87,7 @@ func (s *Snapshot) digests(ctx context.Context, parent *Digests) (Digests, error
 	if err != nil {
 		return Digests{}, err
 	}
+	s.sums = nil // and what it holds; we have the lock
 	return d, s.record(d)
 }
 
@@ -160,13 +161,13 @@ func (s *Snapshot) compute(ctx context.Context, parent *Digests) (Digests, error
 		return s.applied(parent), nil
 	}
 	if s.alone == nil {
-		return s.hashTree(ctx, parent)
+		return s.hashTree(ctx, parent, s.sums)
 	}
 	d, err := s.alone.Digests(ctx)
 	if err != nil || !s.alone.Outline() {
 		return rebased(d, parent), err
 	}
-	is, err := s.hashTree(ctx, parent)
+	is, err := s.hashTree(ctx, parent, nil)
 	if err == nil && is.Content != d.Content {
 		err = fmt.Errorf("laid on the tree, snapshot %s is not the layer that it was on the outline", s.alone.id)
 	}
@@ -174,8 +175,8 @@ func (s *Snapshot) compute(ctx context.Context, parent *Digests) (Digests, error
 }
 
 // hashTree reads the tree once. This goroutine walks, reads and hashes each
-// file's bytes for Content; a second one hashes the tar for DiffID.
-func (s *Snapshot) hashTree(ctx context.Context, parent *Digests) (Digests, error) {
+// file's bytes for Content, unless sums tells; a second one hashes the tar for DiffID.
+func (s *Snapshot) hashTree(ctx context.Context, parent *Digests, sums Sums) (Digests, error) {
 	full := make(chan []byte)
 	free := make(chan []byte, 2)
 	free <- make([]byte, 0, streamBuffer)
@@ -199,7 +200,7 @@ func (s *Snapshot) hashTree(ctx context.Context, parent *Digests) (Digests, erro
 	} else {
 		list.begin("")
 	}
-	err := s.writeLayer(ctx, out, list.add)
+	err := s.writeLayer(ctx, out, sums, list.add)
 	close(full)
 	diffID := <-sum
 	if err != nil {

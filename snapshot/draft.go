@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -30,6 +31,7 @@ type Draft struct {
 	written []byte    // the file of that name
 	read    int64     // bytes of the last Apply
 	alone   *Snapshot // see Rebase
+	sums    Sums      // see Hashed
 }
 
 // NewDraft starts a tree that looks like parent; nil is the empty tree. The
@@ -128,6 +130,13 @@ func (d *Draft) MountOn(bottom string) (*os.File, error) {
 // SOURCE_DATE_EPOCH. The files themselves keep their times. nil is no limit.
 func (d *Draft) SetEpoch(t *time.Time) { d.meta.epoch = t }
 
+// Sums tells the sha256 of a layer's regular file by its path in the root; nil is that it is not known.
+type Sums func(path string) *[sha256.Size]byte
+
+// Hashed says that the caller has hashed files of this draft on their way here: Digests need not
+// do it again for Content. DiffID is always of the bytes that are read from the tree.
+func (d *Draft) Hashed(sums Sums) { d.sums = sums }
+
 // SetLayer says that this draft, as it is and as it will be committed, is the
 // layer with that DiffID: the caller has applied it, and verified its bytes.
 // Commit then records the digests, and the snapshot is found by its chain at
@@ -202,7 +211,7 @@ func (d *Draft) commit() (*Snapshot, error) {
 			return nil, err
 		}
 	}
-	snap := &Snapshot{store: d.store, id: d.id, parent: parent, meta: d.meta, alone: d.alone}
+	snap := &Snapshot{store: d.store, id: d.id, parent: parent, meta: d.meta, alone: d.alone, sums: d.sums}
 	// The rename is the commit point: before it the directory is garbage as
 	// soon as our lock is free, after it the tree must never change again.
 	if err := os.Rename(d.dir, snap.Dir()); err != nil {

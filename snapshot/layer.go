@@ -35,15 +35,16 @@ func (s *Snapshot) WriteLayer(ctx context.Context, w io.Writer) error {
 		_, err := w.Write(b)
 		return b, err
 	}
-	if err := s.writeLayer(ctx, out, nil); err != nil {
+	if err := s.writeLayer(ctx, out, nil, nil); err != nil {
 		return fmt.Errorf("write layer %s: %w", s.id, err)
 	}
 	return nil
 }
 
 // writeLayer writes the layer to out. visited, which may be nil, sees each item
-// after it was written, with the sha256 of its bytes if it is a regular file.
-func (s *Snapshot) writeLayer(ctx context.Context, out *stream, visited func(it *item, sum []byte)) error {
+// after it was written, with the sha256 of its bytes if it is a regular file: the one that sums
+// tells, or of what was read.
+func (s *Snapshot) writeLayer(ctx context.Context, out *stream, sums Sums, visited func(it *item, sum []byte)) error {
 	owners, err := s.table()
 	if err != nil {
 		return err
@@ -52,6 +53,13 @@ func (s *Snapshot) writeLayer(ctx context.Context, out *stream, visited func(it 
 	err = scanAhead(ctx, s.store, s.trees(), s.Below(), owners, func(it *item) error {
 		if visited == nil {
 			return out.item(ctx, it, s.meta.epoch, nil)
+		}
+		if it.fd >= 0 && sums != nil {
+			if known := sums(it.path); known != nil {
+				err := out.item(ctx, it, s.meta.epoch, nil)
+				visited(it, known[:])
+				return err
+			}
 		}
 		content := sha256.New()
 		err := out.item(ctx, it, s.meta.epoch, content)

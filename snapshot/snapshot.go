@@ -14,6 +14,7 @@ type Snapshot struct {
 	parent *Snapshot
 	meta   meta
 	alone  *Snapshot // made by Rebase in this process: the same layer without a parent
+	sums   Sums      // of a snapshot that this process made: see Draft.Hashed
 
 	kept     string // see View: the directory, which is not the store's
 	owners   tableOnce
