@@ -128,11 +128,7 @@ func (c *copier) special(e *fileEntry, dst copyDir, name string, nested bool) er
 		case unix.S_IFSOCK: // nobody listens to its copy: an empty file, as in BuildKit
 			m = fake
 		}
-		err := unix.Mknodat(dst.fd, name, m.mode&^0o7777|0o600, int(e.st.rdev))
-		if err == unix.EPERM && c.into.Owners != nil && m.isDevice() {
-			return unix.Mknodat(dst.fd, name, unix.S_IFREG|0o600, 0)
-		}
-		return err
+		return c.mknod(dst, name, m)
 	})
 	if err == nil {
 		err = c.setMetaAt(dst, name, m)
@@ -141,6 +137,19 @@ func (c *copier) special(e *fileEntry, dst copyDir, name string, nested bool) er
 		return &os.PathError{Op: "create", Path: "/" + joinPath(dst.path, name), Err: err}
 	}
 	return nil
+}
+
+// mknod makes a FIFO or a device, or a file that stands in for one that is refused. An overlay
+// refuses a device 0:0, its whiteout, and a directory below one must not get it (Draft.Open).
+func (c *copier) mknod(dst copyDir, name string, m fileMeta) error {
+	err := error(unix.EPERM)
+	if m.mode&unix.S_IFMT != unix.S_IFCHR || m.rdev != 0 {
+		err = unix.Mknodat(dst.fd, name, m.mode&unix.S_IFMT|0o600, int(m.rdev))
+	}
+	if err == unix.EPERM && c.into.Owners != nil && m.isDevice() {
+		err = unix.Mknodat(dst.fd, name, unix.S_IFREG|0o600, 0)
+	}
+	return err
 }
 
 // create runs make, once more after removing what has the name already. Unless

@@ -264,7 +264,7 @@ func (c *copyStep) perform(ctx context.Context, draft *snapshot.Draft) error {
 	if err != nil {
 		return err
 	}
-	root, err := draft.Mount()
+	root, err := draft.Open()
 	if err != nil {
 		return err
 	}

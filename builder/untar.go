@@ -273,11 +273,7 @@ func (u *untar) entry(archive io.Reader, hdr *tar.Header) error {
 		if m.mode&unix.S_IFMT == unix.S_IFLNK {
 			return unix.Symlinkat(hdr.Linkname, dst.fd, name)
 		}
-		err := unix.Mknodat(dst.fd, name, m.mode&unix.S_IFMT|0o600, int(m.rdev))
-		if err == unix.EPERM && u.into.Owners != nil && m.isDevice() {
-			return unix.Mknodat(dst.fd, name, unix.S_IFREG|0o600, 0)
-		}
-		return err
+		return u.mknod(dst, name, m)
 	})
 	if err != nil {
 		return err

@@ -110,6 +110,20 @@ func (d *Draft) Owners() *Owners { return d.owners }
 // moved somewhere; changes stay. Two mounts at once is one too many.
 func (d *Draft) Mount() (*os.File, error) { return d.MountOn("") }
 
+// Open is Mount for a caller that makes files and runs nothing: without a parent it is the directory
+// of the changes itself, since an overlay of that alone is half of the work of making small files.
+// There, the caller sees to it that nothing is made that means something to overlay.
+func (d *Draft) Open() (*os.File, error) {
+	if d.meta.parent != "" {
+		return d.Mount()
+	}
+	fd, err := openAt(unix.AT_FDCWD, d.Upper(), oDir, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open draft: %w", err)
+	}
+	return os.NewFile(uintptr(fd), d.Upper()), nil
+}
+
 // MountOn is Mount with one more directory at the very bottom, unless it is "": what is in it shows
 // where the tree has nothing of that name, and is no part of the tree. It lies on the store's file
 // system and never changes.
