@@ -87,8 +87,8 @@ func (l Layer) Listed() int64 {
 }
 
 // Listing gives a tar of all names that the layer's tar has, in its order, with their types, owners,
-// modes, times, attributes and targets, and regular files that are empty and one file: nothing is
-// told of their own. It reads the layer's table and not the rest of the blob.
+// modes, times, attributes and targets, and regular files that are empty and links to each other:
+// nothing is told of their own. It reads the layer's table and not the rest of the blob.
 func (l Layer) Listing(ctx context.Context) (io.ReadCloser, error) {
 	at, ok := l.listingAt()
 	if !ok {
@@ -213,10 +213,11 @@ var listingTypes = map[string]byte{
 	"char": tar.TypeChar, "block": tar.TypeBlock, "fifo": tar.TypeFifo,
 }
 
-// listingWriter writes entries as a tar. A link costs the one who unpacks it a quarter of a file.
+// listingWriter writes entries as a tar. A link to a neighbour costs the one who unpacks it a quarter of a file.
 type listingWriter struct {
 	tar   *tar.Writer
-	file  string // the regular file that others are names of
+	dir   string
+	file  string // a regular file in dir, that others there are names of
 	names int    // that it has
 }
 
@@ -235,8 +236,8 @@ func (w *listingWriter) entry(e listingEntry) error {
 		h.Typeflag, h.Devmajor, h.Devminor = kind, e.DevMajor, e.DevMinor
 	case e.Type == "reg" && strings.HasPrefix(path.Base(e.Name), ".wh."):
 		h.Typeflag = tar.TypeReg
-	case e.Type == "reg" && (w.file == "" || w.names == maxNames):
-		w.file, w.names = e.Name, 1
+	case e.Type == "reg" && (w.file == "" || w.dir != path.Dir(e.Name) || w.names == maxNames):
+		w.dir, w.file, w.names = path.Dir(e.Name), e.Name, 1
 		h = &tar.Header{Format: tar.FormatPAX, Name: e.Name, Mode: 0o644, Typeflag: tar.TypeReg}
 	case e.Type == "reg":
 		w.names++

@@ -54,6 +54,7 @@ func TestListing(t *testing.T) {
 {"type":"dir","name":"etc/","mode":16877,"uid":3,"gid":4,"modtime":"2026-01-02T03:04:05.000000006Z","xattrs":{"user.a":"YgA="}},
 {"type":"reg","name":"etc/a","mode":420,"size":5,"digest":"sha256:00","offset":1,"endOffset":9,"chunkSize":3},
 {"type":"chunk","name":"etc/a","offset":5,"chunkOffset":3},
+{"type":"reg","name":"etc/b","mode":2541,"size":7},
 {"type":"reg","name":"b","mode":2541,"size":7},
 {"type":"reg","name":".wh.c"},
 {"type":"hardlink","name":"d","linkName":"b"},
@@ -82,7 +83,8 @@ func TestListing(t *testing.T) {
 	}
 	if want := `5 etc/ "" 755 3:4 0:0 1767323045.6 "b\x00"
 0 etc/a "" 644 0:0 0:0 0.0 ""
-1 b "etc/a" 0 0:0 0:0 0.0 ""
+1 etc/b "etc/a" 0 0:0 0:0 0.0 ""
+0 b "" 644 0:0 0:0 0.0 ""
 0 .wh.c "" 0 0:0 0:0 0.0 ""
 1 d "b" 0 0:0 0:0 0.0 ""
 2 e "etc/a" 777 0:0 0:0 0.0 ""

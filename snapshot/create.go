@@ -158,15 +158,17 @@ func (a *applier) linkTo(at *place, name, target string) (err error) {
 		return err
 	}
 	dir, base := splitPath(p)
-	to, err := a.walk(dir, nil)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if lerr := to.leave(); err == nil {
-			err = lerr
+	to := at
+	if dir != a.currentName { // most links lead to a neighbour
+		if to, err = a.walk(dir, nil); err != nil {
+			return err
 		}
-	}()
+		defer func() {
+			if lerr := to.leave(); err == nil {
+				err = lerr
+			}
+		}()
+	}
 	file, self := to.join(base), at.join(name)
 	if file == self {
 		return nil
