@@ -106,8 +106,17 @@ func (c Config) MarshalJSON() ([]byte, error) {
 	return appendFields(raw, c.Unknown), nil
 }
 
-// Clone returns a config that shares nothing with c, for a builder to change.
+// Clone returns a config that shares nothing with c, for a builder to change. The history, a line a
+// step, is not sent through JSON: a chain of stages, each from the one before, would pay for its square.
 func (c Config) Clone() Config {
+	history := slices.Clone(c.History)
+	for i, h := range history {
+		if h.Created != nil {
+			created := *h.Created
+			history[i].Created = &created
+		}
+	}
+	c.History = nil
 	raw, err := json.Marshal(c)
 	if err != nil { // only a hand-made Unknown can be unencodable
 		panic(fmt.Sprintf("image: clone config: %v", err))
@@ -116,6 +125,7 @@ func (c Config) Clone() Config {
 	if err := json.Unmarshal(raw, &out); err != nil {
 		panic(fmt.Sprintf("image: clone config: %v", err))
 	}
+	out.History = history
 	return out
 }
 
