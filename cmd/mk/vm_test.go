@@ -244,21 +244,12 @@ func vmDisk(t *testing.T, path, self string) {
 	}
 	put("tests/cmd.test", self)
 	for _, name := range []string{"newuidmap", "newgidmap"} {
-		program, err := exec.LookPath(name)
-		if err != nil {
-			t.Skip(err)
-		}
-		put("usr/bin/"+name, program)
-		libraries, err := exec.Command("ldd", program).Output()
-		if err != nil {
-			t.Skipf("ldd %s: %v", program, err)
-		}
-		for _, word := range strings.Fields(string(libraries)) {
-			if filepath.IsAbs(word) {
-				put(word, word)
-			}
-		}
+		putProgram(t, put, "", "usr/bin/"+name, name)
 	}
+	// A server and what it needs is the context of limits_server. redis-tools has redis-server under another
+	// name, and starts none on this machine.
+	putProgram(t, put, "redis", "usr/bin/redis-server", "redis-check-rdb")
+	putProgram(t, put, "redis", "usr/bin/redis-cli", "redis-cli")
 	for name, text := range map[string]string{
 		"passwd": "root:x:0:0::/root:/bin/sh\nsubid:x:1000:1000::/home/subid:/bin/sh\nsingle:x:1001:1001::/home/single:/bin/sh\n",
 		"group":  "root:x:0:\nsubid:x:1000:\nsingle:x:1001:\n",
@@ -281,5 +272,24 @@ func vmDisk(t *testing.T, path, self string) {
 	out, err := exec.Command("/sbin/mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", root, path, "700m").CombinedOutput()
 	if err != nil {
 		t.Fatalf("mke2fs: %v\n%s", err, out)
+	}
+}
+
+// putProgram puts a program of this machine, under a name, and its libraries below a directory.
+func putProgram(t *testing.T, put func(name, from string), dir, name, program string) {
+	t.Helper()
+	path, err := exec.LookPath(program)
+	if err != nil {
+		t.Skip(err)
+	}
+	put(filepath.Join(dir, name), path)
+	libraries, err := exec.Command("ldd", path).Output()
+	if err != nil {
+		t.Skipf("ldd %s: %v", path, err)
+	}
+	for word := range strings.FieldsSeq(string(libraries)) {
+		if filepath.IsAbs(word) {
+			put(filepath.Join(dir, word), word)
+		}
 	}
 }
