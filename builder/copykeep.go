@@ -124,13 +124,14 @@ type keptFile struct {
 }
 
 // note notes the selected files, and which of them are in a listing too. Those with several
-// names are copied once for all of them, and so count as changed; so do those with attributes.
+// names here are copied once for all of them, and so count as changed; so do those with attributes.
 func (k *keeper) note(sel *Selection, listing string) {
 	had := make(map[string]bool, len(listing)/64)
 	for l := range strings.Lines(listing) {
 		had[l] = true
 	}
 	w := fileLister{links: map[[2]uint64]string{}, owners: sel.files != nil && !sel.files.Local}
+	first := map[[2]uint64]*keptFile{} // of those with more names, which may be elsewhere
 	var walk func(d *fileDir, at string)
 	walk = func(d *fileDir, at string) {
 		for i := range d.entries {
@@ -138,7 +139,15 @@ func (k *keeper) note(sel *Selection, listing string) {
 			f := &keptFile{e: e}
 			name := joinPath(at, e.name)
 			k.files[joinPath(k.top, name)] = f
-			if e.dir != nil || e.st.nlink == 1 && (e.st.isRegular() || e.st.isLink()) && len(e.xattrs()) == 0 {
+			if e.dir == nil && e.st.nlink > 1 {
+				id := [2]uint64{e.st.dev, e.st.ino}
+				if other := first[id]; other != nil {
+					other.listed = false
+					continue
+				}
+				first[id] = f
+			}
+			if e.dir != nil || (e.st.isRegular() || e.st.isLink()) && len(e.xattrs()) == 0 {
 				w.text = w.text[:0]
 				w.file([]byte(name), e)
 				f.listed = had[string(w.text)]
