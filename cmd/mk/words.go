@@ -193,9 +193,8 @@ func ownEtc(c *container.Container, asked []container.Mount) (mounts []container
 		m := container.Mount{Type: container.Bind, Source: filepath.Join(c.Path("etc"), name), Dest: "/etc/" + name}
 		itself := false
 		for _, a := range asked {
-			dest := path.Clean(a.Dest)
-			itself = itself || dest == m.Dest
-			m.Optional = m.Optional || dest == "/etc" || dest == "/"
+			itself = itself || a.Dest == m.Dest
+			m.Optional = m.Optional || a.Dest == "/etc" || a.Dest == "/"
 		}
 		if !itself {
 			mounts = append(mounts, m)
@@ -205,11 +204,11 @@ func ownEtc(c *container.Container, asked []container.Mount) (mounts []container
 }
 
 // outerMounts are what was asked for: volumes, binds, images, and each tmpfs, those nearer to the root
-// first, so that none hides another.
+// first, so that none hides another; "a/.." is nothing, as with docker.
 // What it opened is the caller's to close after use, whatever the error.
 func (w *words) outerMounts(ctx context.Context, s *store, opened *[]*os.File) (mounts []container.Mount, err error) {
 	for _, p := range w.Places {
-		m := container.Mount{Type: p.Type, Source: p.Source, Dest: p.Dest, Data: p.Options, ReadOnly: p.ReadOnly}
+		m := container.Mount{Type: p.Type, Source: p.Source, Dest: path.Clean(p.Dest), Data: p.Options, ReadOnly: p.ReadOnly}
 		switch p.Type {
 		case container.Tmpfs:
 			m.NoSuid, m.NoDev, m.NoExec = true, true, !slices.Contains(strings.Split(p.Options, ","), "exec")
@@ -229,7 +228,7 @@ func (w *words) outerMounts(ctx context.Context, s *store, opened *[]*os.File) (
 		}
 		mounts = append(mounts, m)
 	}
-	depth := func(m container.Mount) int { return strings.Count(strings.TrimSuffix(path.Clean(m.Dest), "/"), "/") }
+	depth := func(m container.Mount) int { return strings.Count(strings.TrimSuffix(m.Dest, "/"), "/") }
 	slices.SortStableFunc(mounts, func(a, b container.Mount) int { return depth(a) - depth(b) })
 	return mounts, nil
 }
