@@ -162,7 +162,7 @@ func threadOfItsOwn(f func()) {
 // the end, see dissolve. The outer /proc always is one.
 func (m *maker) release() {
 	if m.outer >= 0 {
-		go unix.Close(m.outer)
+		dissolve(os.NewFile(uintptr(m.outer), "/proc"))
 	}
 	for _, fd := range m.fds {
 		unix.Close(fd)

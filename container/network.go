@@ -179,7 +179,7 @@ func (c *Container) SetNetwork(s *NetworkStatus) error {
 	if s == nil {
 		return os.Remove(c.Path("network.json"))
 	}
-	return writeJSON(c.Path("network.json"), s)
+	return WriteJSON(c.Path("network.json"), s)
 }
 
 // Network tells what the container's network is; nil when it does not run or has the machine's.

@@ -398,10 +398,10 @@ func (c *Container) Path(name string) string { return filepath.Join(c.dir, name)
 // ShortID is how an ID is printed: 12 digits.
 func (c *Container) ShortID() string { return c.ID[:12] }
 
-func (c *Container) save() error { return writeJSON(c.Path("config.json"), c.Record) }
+func (c *Container) save() error { return WriteJSON(c.Path("config.json"), c.Record) }
 
-// writeJSON makes v the content of a file, by a rename.
-func writeJSON(path string, v any) error {
+// WriteJSON makes v the content of a file that only its owner may read. The rename is the commit point.
+func WriteJSON(path string, v any) error {
 	text, err := json.Marshal(v)
 	if err != nil {
 		return err
@@ -516,7 +516,7 @@ func (c *Container) readStatus() (s Status, err error) {
 	return s, nil
 }
 
-func (c *Container) setStatus(s Status) error { return writeJSON(c.Path("status.json"), s) }
+func (c *Container) setStatus(s Status) error { return WriteJSON(c.Path("status.json"), s) }
 
 // Rename gives the container another name.
 func (c *Container) Rename(name string) error {

@@ -21,14 +21,10 @@ type Change struct {
 // overlay copied up, and in which nothing is changed, is no change; nor are
 // stubs, which are there only as long as a View is in use.
 func (s *Snapshot) Changes(ctx context.Context, stubs []string, f func(Change) error) error {
-	return changes(ctx, s.tree(), s.parent, stubs, f)
-}
-
-func changes(ctx context.Context, upper string, parent *Snapshot, stubs []string, f func(Change) error) error {
 	c := &changer{ctx: ctx, f: f, stubs: stubs}
 	lower := -1
-	if parent != nil {
-		m, err := parent.Mount()
+	if s.parent != nil {
+		m, err := s.parent.Mount()
 		if err != nil {
 			return fmt.Errorf("list changes: %w", err)
 		}
@@ -38,9 +34,9 @@ func changes(ctx context.Context, upper string, parent *Snapshot, stubs []string
 		}
 		defer unix.Close(lower)
 	}
-	root, err := openAt(unix.AT_FDCWD, upper, oDir, 0)
+	root, err := openAt(unix.AT_FDCWD, s.tree(), oDir, 0)
 	if err != nil {
-		return fmt.Errorf("list changes: %w", &os.PathError{Op: "open", Path: upper, Err: err})
+		return fmt.Errorf("list changes: %w", &os.PathError{Op: "open", Path: s.tree(), Err: err})
 	}
 	defer unix.Close(root)
 	return c.dir(root, lower, "/", false)

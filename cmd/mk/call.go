@@ -108,14 +108,9 @@ func (b *building) callFacts(ctx context.Context, progress builder.Reporter, mis
 	if err != nil {
 		return recipe.Facts{}, err
 	}
-	failed := map[string]bool{} // by name and platform; several rules ask
 	return b.lintFacts(opt, func(name string, p ocispec.Platform) *image.Image {
-		if img := b.bases.get(name, p); img != nil || failed[baseKey(name, p)] {
-			return img
-		}
 		img, err := opt.Base(ctx, name, p)
 		if err != nil {
-			failed[baseKey(name, p)] = true
 			if missing != nil && *missing == nil {
 				*missing = placedAtBase(b.recipe, name, err)
 			}

@@ -69,27 +69,35 @@ func (b *building) lint(opt builder.PlanOptions) error {
 	return b.recipe.LintError(b.warnings)
 }
 
-// foundBases remembers the images that a plan asked for.
+// foundBases remembers the images that a plan asked for, and which could not be found.
 type foundBases struct {
-	mu    sync.Mutex              // guards found: a plan asks from several goroutines
-	found map[string]*image.Image // by name and platform
+	mu    sync.Mutex           // guards found: a plan asks from several goroutines
+	found map[string]foundBase // by name and platform
+}
+
+type foundBase struct {
+	img *image.Image
+	err error
 }
 
 // remember wraps the function that finds images: each is looked for once, however
-// many plans ask.
+// many plans and rules ask.
 func (f *foundBases) remember(find baseFinder) baseFinder {
 	return func(ctx context.Context, name string, p ocispec.Platform) (*image.Image, error) {
-		if img := f.get(name, p); img != nil {
-			return img, nil
+		f.mu.Lock()
+		was, ok := f.found[baseKey(name, p)]
+		f.mu.Unlock()
+		if ok {
+			return was.img, was.err
 		}
 		img, err := find(ctx, name, p)
-		if err == nil {
+		if ctx.Err() == nil { // else it says nothing of the image
 			f.mu.Lock()
 			defer f.mu.Unlock()
 			if f.found == nil {
-				f.found = map[string]*image.Image{}
+				f.found = map[string]foundBase{}
 			}
-			f.found[baseKey(name, p)] = img
+			f.found[baseKey(name, p)] = foundBase{img, err}
 		}
 		return img, err
 	}
@@ -100,7 +108,7 @@ type baseFinder = func(ctx context.Context, name string, p ocispec.Platform) (*i
 func (f *foundBases) get(name string, p ocispec.Platform) *image.Image {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.found[baseKey(name, p)]
+	return f.found[baseKey(name, p)].img
 }
 
 func baseKey(name string, p ocispec.Platform) string { return name + " " + image.FormatPlatform(p) }

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -398,17 +396,7 @@ func (s *networks) create(n *network) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	text, err := json.Marshal(n)
-	if err != nil {
-		return err
-	}
-	var unique [4]byte
-	rand.Read(unique[:])
-	draft := filepath.Join(dir, ".new-"+hex.EncodeToString(unique[:]))
-	if err := os.WriteFile(draft, append(text, '\n'), 0o600); err != nil {
-		return err
-	}
-	if err := os.Rename(draft, filepath.Join(dir, "network.json")); err != nil {
+	if err := container.WriteJSON(filepath.Join(dir, "network.json"), n); err != nil {
 		return err
 	}
 	s.say("create", n, nil)

@@ -149,15 +149,7 @@ func (s *store) makeVolume(v volume, fill func(data *os.File) error) error {
 			return fmt.Errorf("make volume %s: %w", v.Name, err)
 		}
 	}
-	text, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	final := filepath.Join(s.volumePath(v.Name), "volume.json")
-	if err := os.WriteFile(final+".new", text, 0o600); err != nil {
-		return err
-	}
-	if err := os.Rename(final+".new", final); err != nil {
+	if err := container.WriteJSON(filepath.Join(s.volumePath(v.Name), "volume.json"), v); err != nil {
 		return err
 	}
 	s.sayVolume("create", v.Name, nil)
