@@ -187,18 +187,19 @@ func (r *review) dir(at dirs, prefix string) error {
 		return &fs.PathError{Op: "read directory", Path: prefix, Err: err}
 	}
 	var beside errgroup.Group
-	for _, name := range names {
-		_, st, err := at.stat(name)
+	for i := range names {
+		n := &names[i]
+		st, err := n.stat()
 		switch {
 		case err != nil:
 		case isWhiteout(&st):
 		case isDir(&st):
-			err = r.aside(&beside, func() error { return r.subdir(at, name, prefix+name, &st) })
+			err = r.aside(&beside, func() error { return r.subdir(at, n.name, prefix+n.name, &st) })
 		default:
-			r.note(prefix+name, &st, nil)
+			r.note(prefix+n.name, &st, nil)
 		}
 		if err != nil {
-			return errors.Join(&fs.PathError{Op: "look at", Path: prefix + name, Err: err}, r.wait(&beside))
+			return errors.Join(&fs.PathError{Op: "look at", Path: prefix + n.name, Err: err}, r.wait(&beside))
 		}
 	}
 	return r.wait(&beside)

@@ -1,8 +1,10 @@
 package snapshot
 
 import (
+	"encoding/binary"
 	"os"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,23 +34,48 @@ func (d dirs) close() {
 	}
 }
 
-// names lists the names in the directory, unsorted, each once.
-func (d dirs) names() ([]string, error) {
-	names, err := readNames(d[0])
-	for _, fd := range d[1:] {
-		if err != nil {
-			break
-		}
-		var more []string
-		if more, err = readNames(fd); len(names) == 0 {
-			names = more
-		} else if len(more) > 0 {
-			names = append(names, more...)
-			slices.Sort(names)
-			names = slices.Compact(names)
+// named is a name in a directory of a layer.
+type named struct {
+	name string
+	dir  int   // the topmost of the directories that have it
+	kind uint8 // DT_REG, …, or DT_UNKNOWN, as in getdents(2)
+}
+
+// names lists the names in the directory, sorted, each once.
+func (d dirs) names() ([]named, error) {
+	var names []named
+	buf := make([]byte, 32<<10)
+	for _, fd := range d {
+		var err error
+		if names, err = appendNames(names, fd, buf); err != nil {
+			return nil, err
 		}
 	}
-	return names, err
+	slices.SortStableFunc(names, func(a, b named) int { return strings.Compare(a.name, b.name) })
+	return slices.CompactFunc(names, func(a, b named) bool { return a.name == b.name }), nil
+}
+
+// appendNames lists one directory.
+func appendNames(names []named, fd int, buf []byte) ([]named, error) {
+	for {
+		n, err := unix.ReadDirent(fd, buf)
+		if err == unix.EINTR {
+			continue
+		} else if err != nil || n == 0 {
+			return names, err
+		}
+		all := string(buf[:n]) // one piece of memory for all names
+		for at := 0; at < n; {
+			// struct linux_dirent64: ino 8, off 8, reclen 2, type 1, name NUL.
+			length := int(binary.NativeEndian.Uint16(buf[at+16:]))
+			name := all[at+19 : at+length]
+			name = name[:strings.IndexByte(name, 0)]
+			if name != "." && name != ".." {
+				names = append(names, named{name, fd, buf[at+18]})
+			}
+			at += length
+		}
+	}
 }
 
 // rewind has names list them again.
@@ -61,15 +88,8 @@ func (d dirs) rewind() error {
 	return nil
 }
 
-// stat is lstat of name, and tells in which of the directories it is.
-func (d dirs) stat(name string) (dir int, st unix.Stat_t, err error) {
-	for _, dir = range d {
-		if st, err = statAt(dir, name); err != unix.ENOENT {
-			break
-		}
-	}
-	return dir, st, err
-}
+// stat is lstat of it.
+func (n *named) stat() (unix.Stat_t, error) { return statAt(n.dir, n.name) }
 
 // open opens the directory called name, and those that it lies on. The caller closes them.
 func (d dirs) open(name string) (dirs, error) {

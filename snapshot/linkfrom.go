@@ -67,18 +67,19 @@ func (l *linker) tree(from dirs, to int, prefix string) error {
 		return &fs.PathError{Op: "read directory", Path: prefix, Err: err}
 	}
 	var beside errgroup.Group
-	for _, name := range names {
-		dir, st, err := from.stat(name)
+	for i := range names {
+		n := &names[i]
+		st, err := n.stat()
 		switch {
 		case err != nil:
 		case isWhiteout(&st):
 		case isDir(&st):
-			err = l.aside(&beside, func() error { return l.dir(from, to, name, prefix+name, &st) })
-		case l.judge == nil || l.judge(prefix+name, &st, nil) == Stays:
-			err = unix.Linkat(dir, name, to, name, 0)
+			err = l.aside(&beside, func() error { return l.dir(from, to, n.name, prefix+n.name, &st) })
+		case l.judge == nil || l.judge(prefix+n.name, &st, nil) == Stays:
+			err = unix.Linkat(n.dir, n.name, to, n.name, 0)
 		}
 		if err != nil {
-			return errors.Join(&fs.PathError{Op: "link", Path: prefix + name, Err: err}, l.wait(&beside))
+			return errors.Join(&fs.PathError{Op: "link", Path: prefix + n.name, Err: err}, l.wait(&beside))
 		}
 	}
 	return l.wait(&beside)

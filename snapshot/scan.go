@@ -169,8 +169,8 @@ func asksParent(root dirs) bool {
 	if err != nil {
 		return true // the walk will say so too
 	}
-	return slices.ContainsFunc(names, func(name string) bool {
-		_, st, err := root.stat(name)
+	return slices.ContainsFunc(names, func(n named) bool {
+		st, err := n.stat()
 		return err != nil || isDir(&st) || isWhiteout(&st)
 	})
 }
@@ -255,28 +255,28 @@ func (s *scanner) dir(at dirs, lower int, prefix string) error {
 	if err != nil {
 		return &fs.PathError{Op: "read directory", Path: prefix, Err: err}
 	}
-	slices.Sort(names)
-	for _, name := range names {
-		if err := s.entry(at, lower, prefix, name); err != nil {
+	for i := range names {
+		if err := s.entry(at, lower, prefix, &names[i]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *scanner) entry(at dirs, lower int, prefix, name string) error {
-	p := prefix + name
-	dir, st, err := at.stat(name)
+func (s *scanner) entry(at dirs, lower int, prefix string, n *named) error {
+	p, name := prefix+n.name, n.name
+	fd, st, err := n.look()
 	if err != nil {
 		return &fs.PathError{Op: "stat", Path: p, Err: err}
 	}
+	s.item = item{fd: fd}
+	defer s.item.close()
 	if strings.HasPrefix(name, whiteoutPrefix) {
 		return fmt.Errorf("%q: a layer cannot hold a name that begins with %s: it would remove %q", p, whiteoutPrefix, path.Join(prefix, name[len(whiteoutPrefix):]))
 	}
 	if len(p) > maxPath {
 		return fmt.Errorf("%q…: %w", p[:80], unix.ENAMETOOLONG)
 	}
-	s.item = item{fd: -1}
 	if isWhiteout(&st) {
 		if lower < 0 {
 			return nil
@@ -296,11 +296,25 @@ func (s *scanner) entry(at dirs, lower int, prefix, name string) error {
 		return s.subdir(at, lower, p, name, &st)
 	}
 	s.item.set(p, &st)
-	if err := s.file(dir, name, &st); err != nil {
+	if err := s.file(n.dir, name, &st); err != nil {
 		return &fs.PathError{Op: "read", Path: p, Err: err}
 	}
-	defer s.item.close()
 	return s.emit(&s.item)
+}
+
+// look is lstat, and opens a regular file for reading: to ask the open file saves a walk to the name.
+// fd is -1 for others, and where it could not be told beforehand what it is.
+func (n *named) look() (fd int, st unix.Stat_t, err error) {
+	if n.kind == unix.DT_REG {
+		if fd, err = openAt(n.dir, n.name, oRead, 0); err == nil {
+			if err = unix.Fstat(fd, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
+				return fd, st, nil
+			}
+			unix.Close(fd)
+		}
+	}
+	st, err = n.stat()
+	return -1, st, err
 }
 
 // file completes the item of a file that is no directory.
@@ -323,17 +337,19 @@ func (s *scanner) file(dir int, name string, st *unix.Stat_t) (err error) {
 			return err
 		}
 	case unix.S_IFREG:
-		fd, err := openAt(dir, name, oRead, 0)
-		if err != nil {
+		if it.fd < 0 {
+			if it.fd, err = openAt(dir, name, oRead, 0); err != nil {
+				return err
+			}
+		}
+		if it.attrs, err = attrsAt(dir, name, it.fd); err != nil {
 			return err
 		}
-		it.attrs, err = attrsAt(dir, name, fd)
-		if it.own(s.owners, s.remember); err == nil && it.linkTo == "" && it.fileType() == unix.S_IFREG {
-			it.fd = fd
-			return nil
+		it.own(s.owners, s.remember)
+		if it.linkTo != "" || it.fileType() != unix.S_IFREG {
+			it.close()
 		}
-		unix.Close(fd)
-		return err
+		return nil
 	default:
 		it.size = 0
 		if it.attrs, err = attrsAt(dir, name, -1); err != nil {
