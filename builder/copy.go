@@ -45,8 +45,8 @@ type CopyInto struct {
 	Owners   OwnerTable
 	Remember bool
 
-	// Kept are the files that Root has already as they would be copied, by path.
-	Kept map[string]Kept
+	// Kept tells of a path in Root whether it is there already as it would be copied. Nil: nothing is.
+	Kept func(path string) Kept
 }
 
 // CopyOwner is a user and a group by number.
@@ -228,7 +228,7 @@ func (c *copier) merge(src *dirHandle, d *fileDir, dst copyDir, at string) error
 			}
 			continue
 		}
-		if c.into.Kept[joinPath(dst.path, e.name)] == KeptBelow {
+		if c.kept(joinPath(dst.path, e.name)) == KeptBelow {
 			continue
 		}
 		path := joinPath(at, e.name)
@@ -250,11 +250,18 @@ func (c *copier) merge(src *dirHandle, d *fileDir, dst copyDir, at string) error
 	return nil
 }
 
+func (c *copier) kept(at string) Kept {
+	if c.into.Kept == nil {
+		return 0
+	}
+	return c.into.Kept(at)
+}
+
 // entry makes e, which is not a directory, as name in dst: at once, or by a
 // worker if it is a regular file.
 func (c *copier) entry(src *dirHandle, e *fileEntry, dst copyDir, name string, nested bool) error {
 	at := joinPath(dst.path, name)
-	switch c.into.Kept[at] {
+	switch c.kept(at) {
 	case KeptLinked:
 		c.remember(at, &e.st, c.meta(e), nil)
 		return nil

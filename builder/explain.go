@@ -3,6 +3,7 @@ package builder
 import (
 	"cmp"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -272,10 +273,20 @@ func (e *engine) changedFiles(was, now string) string {
 	return strings.Join(words, ", ")
 }
 
+// listingOf reads the listing of a digest as a key has it; "" is that there is none.
 func listingOf(r *Records, quoted string) string {
 	d, err := strconv.Unquote(quoted)
 	if err != nil {
 		return ""
 	}
-	return r.Listing(digest.Digest(d))
+	f, err := r.OpenListing(digest.Digest(d))
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	text, err := io.ReadAll(f)
+	if err != nil {
+		return ""
+	}
+	return string(text)
 }

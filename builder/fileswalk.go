@@ -343,7 +343,7 @@ func (w *selectWalk) hashFile(h *fileHasher, j hashJob) error {
 		if !after.same(&st) {
 			continue
 		}
-		w.files.Cache.store(j.key, &st, &j.e.sum, len(xattrs) == 0, started)
+		w.files.Cache.store(j.key, j.path, j.e.name, &st, &j.e.sum, len(xattrs) == 0, started)
 		j.e.recent = isRecent(&st, started)
 		st.uid, st.gid = j.e.st.uid, j.e.st.gid // as remembered
 		j.e.st = st

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -209,21 +210,21 @@ func (r *Records) Last(place string) string {
 	return string(b)
 }
 
-// SetListing keeps the listing of files that a digest stands for.
-func (r *Records) SetListing(d digest.Digest, listing string) error {
-	if _, err := os.Lstat(filepath.Join(r.dir, "f", d.Encoded())); err == nil {
+// SetListing keeps the listing of files that a selection's digest stands for.
+func (r *Records) SetListing(sel *Selection) error {
+	name := sel.Digest().Encoded()
+	if _, err := os.Lstat(filepath.Join(r.dir, "f", name)); err == nil {
 		return nil
 	}
-	return r.write("f", d.Encoded(), []byte(listing))
+	return r.writeBy("f", name, sel.WriteListing)
 }
 
-// Listing returns what SetListing kept, or "".
-func (r *Records) Listing(d digest.Digest) string {
+// OpenListing opens what SetListing kept; fs.ErrNotExist: nothing. The caller closes it.
+func (r *Records) OpenListing(d digest.Digest) (*os.File, error) {
 	if d.Validate() != nil {
-		return ""
+		return nil, fs.ErrNotExist
 	}
-	b, _ := os.ReadFile(filepath.Join(r.dir, "f", d.Encoded()))
-	return string(b)
+	return os.Open(filepath.Join(r.dir, "f", d.Encoded()))
 }
 
 // Memo answers a question about an immutable tree that was answered before.
@@ -261,6 +262,13 @@ func (r *Records) Prune(all bool, keep func(*Record) bool) error {
 
 // write puts a whole file in place by rename, so that no reader sees a part.
 func (r *Records) write(kind, name string, data []byte) error {
+	return r.writeBy(kind, name, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
+}
+
+func (r *Records) writeBy(kind, name string, write func(io.Writer) error) error {
 	dir := filepath.Join(r.dir, kind)
 	f, err := os.CreateTemp(dir, ".tmp-")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -272,7 +280,7 @@ func (r *Records) write(kind, name string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(data)
+	err = write(f)
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}

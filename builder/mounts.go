@@ -88,7 +88,7 @@ func (r *runStep) identify(ctx context.Context, m *runMount) error {
 		if err := r.pick(ctx, m); err != nil {
 			return err
 		}
-		return r.Records.SetListing(m.sel.Digest(), m.sel.Listing())
+		return r.Records.SetListing(m.sel)
 	}
 	tree, err := r.content(ctx, m.from)
 	if err != nil {

@@ -125,7 +125,7 @@ func (e *engine) newTreePart(ctx context.Context, n *Node, st *recipe.Copy, word
 	if err := p.find(ctx); err != nil {
 		return nil, err
 	}
-	return p, e.Records.SetListing(p.sum, p.sel.Listing())
+	return p, e.Records.SetListing(p.sel)
 }
 
 // find selects the files and hashes them.
@@ -138,9 +138,7 @@ func (p *treePart) find(ctx context.Context) error {
 		return fmt.Errorf("failed to compute cache key: %w", err)
 	}
 	p.sum = p.sel.Digest()
-	if files.Cache != nil {
-		return files.Cache.Save()
-	}
+	p.group.Go(files.Cache.Save) // beside the step
 	return nil
 }
 

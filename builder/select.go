@@ -35,8 +35,7 @@ type Selection struct {
 	roots []fileRoot
 	body  *fileBody
 
-	list   sync.Once // makes the following
-	text   []byte
+	list   sync.Once // makes the digest
 	digest digest.Digest
 }
 
@@ -70,7 +69,7 @@ func (s *Selection) sums(top string) snapshot.Sums {
 		for d := s.roots[0].entry.dir; ok && d != nil; {
 			var name string
 			name, rest, _ = strings.Cut(rest, "/")
-			i, found := sort.Find(len(d.entries), func(i int) int { return strings.Compare(name, d.entries[i].name) })
+			i, found := d.find(name)
 			if !found {
 				return nil
 			}
@@ -110,7 +109,12 @@ func (e *fileEntry) setXattrs(list []fileXattr) {
 	}
 }
 
-type fileDir struct{ entries []fileEntry }
+type fileDir struct{ entries []fileEntry } // sorted by name
+
+// find finds an entry, or where it would be.
+func (d *fileDir) find(name string) (int, bool) {
+	return sort.Find(len(d.entries), func(i int) int { return strings.Compare(name, d.entries[i].name) })
+}
 
 type fileXattr struct{ name, value string }
 
@@ -130,6 +134,9 @@ func (f *Files) Select(ctx context.Context, c CopySources) (*Selection, error) {
 	exclude, err := newPatternSet(c.Exclude)
 	if err != nil {
 		return nil, fmt.Errorf("--exclude: %w", err)
+	}
+	if f.knownOnly && f.changedAgain(c, ignore) {
+		return nil, ErrNeedsInside
 	}
 	w := newSelectWalk(ctx, f, ignore, exclude)
 	defer w.stop()
@@ -189,6 +196,30 @@ func (f *Files) Select(ctx context.Context, c CopySources) (*Selection, error) {
 		sel.roots = append(sel.roots, *s.root)
 	}
 	return sel, nil
+}
+
+// changedAgain tells whether the file that changed in an earlier build has changed once more, if it is
+// one of those that c names as what is in a directory: the look at all others is saved then.
+func (f *Files) changedAgain(c CopySources, ignore *patternSet) bool {
+	last := f.Cache.lastChanged()
+	within := func(word string) bool {
+		dir := strings.Trim(path.Clean("/"+word), "/")
+		return dir == "" || strings.HasPrefix(last, dir+"/")
+	}
+	if last == "" || c.Parents || len(c.Exclude) > 0 || !slices.ContainsFunc(c.Words, within) {
+		return false
+	}
+	place, err := walkPath(f.Root, last, walkRules{ignore: ignore})
+	if err != nil {
+		return false // gone, say
+	}
+	defer place.dir.release()
+	if place.path != last || place.hidden || !place.st.isRegular() {
+		return false
+	}
+	var sum [sha256.Size]byte
+	_, known := f.Cache.lookup(keyOfPath(last), &place.st, &sum)
+	return !known
 }
 
 // cutPivot splits a --parents word at its first "/./": what is before is only

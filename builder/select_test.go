@@ -292,3 +292,10 @@ func BenchmarkHash(b *testing.B) {
 		})
 	}
 }
+
+// Listing is what WriteListing writes.
+func (s *Selection) Listing() string {
+	var b strings.Builder
+	s.WriteListing(&b)
+	return b.String()
+}

@@ -1,11 +1,11 @@
 package builder
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -90,8 +90,8 @@ func TestStatCacheFile(t *testing.T) {
 		return c
 	}
 	c := warm()
-	if len(c.fresh) != 3000 {
-		t.Fatalf("%d of 3000 files are new", len(c.fresh))
+	if len(c.index) != 3000 {
+		t.Fatalf("%d of 3000 files are new", len(c.index))
 	}
 	must(t, c.Save())
 	files, err := filepath.Glob(store + "/*")
@@ -102,8 +102,8 @@ func TestStatCacheFile(t *testing.T) {
 	good, err := os.ReadFile(files[0])
 	must(t, err)
 	c = warm()
-	if len(c.fresh) != 0 {
-		t.Errorf("%d files were forgotten", len(c.fresh))
+	if len(c.index) != 0 {
+		t.Errorf("%d files were forgotten", len(c.index))
 	}
 	must(t, os.Remove(files[0]))
 	must(t, c.Save())
@@ -112,12 +112,12 @@ func TestStatCacheFile(t *testing.T) {
 	}
 
 	// Damage is an empty cache, whatever it is.
-	for name, bad := range map[string][]byte{"empty": {}, "short": good[:100], "torn": good[:len(good)-statSize], "magic": append([]byte("mkstat2\n"), good[8:]...),
-		"flipped": bytes.Replace(good, good[2000:2008], []byte("xxxxxxxx"), 1), "zeros": make([]byte, len(good))} {
+	for name, bad := range map[string][]byte{"empty": {}, "short": good[:100], "torn": good[:len(good)-statSize], "magic": append([]byte("mkstat1\n"), good[8:]...),
+		"flipped": slices.Concat(good[:2000], []byte("xxxxxxxx"), good[2008:]), "zeros": make([]byte, len(good))} {
 		must(t, os.WriteFile(files[0], bad, 0o600))
 		c := OpenStatCache(store, dir)
 		c.load.Do(c.read)
-		if c.slots != 0 {
+		if len(c.used) != 0 {
 			t.Errorf("%s: the cache is believed", name)
 		}
 	}
@@ -140,8 +140,42 @@ func TestStatCacheFile(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if c = warm(); len(c.fresh) != 0 {
-		t.Errorf("after many writers %d files are unknown", len(c.fresh))
+	if c = warm(); len(c.index) != 0 {
+		t.Errorf("after many writers %d files are unknown", len(c.index))
+	}
+}
+
+// TestStatCacheDrops: what was not met is dropped when it is much more than what was, and what is met
+// later, in the same build, comes back.
+func TestStatCacheDrops(t *testing.T) {
+	dir := tree(t, t.TempDir(), "b/y 0644 2")
+	must(t, os.Mkdir(dir+"/a", 0o755))
+	for i := range 10010 {
+		must(t, os.WriteFile(fmt.Sprintf("%s/a/%d", dir, i), nil, 0o644))
+	}
+	store := t.TempDir()
+	time.Sleep(50 * time.Millisecond)
+	root := openRoot(t, dir)
+	build := func(words ...string) *StatCache {
+		c := OpenStatCache(store, dir)
+		for _, word := range words {
+			pick(t, &Files{Root: root, Local: true, Cache: c}, word)
+			must(t, c.Save())
+		}
+		return c
+	}
+	build("a")
+	build("b", "a")
+	if c := build("."); len(c.index) != 0 {
+		t.Errorf("dropped although met: %d", len(c.index))
+	} else if c.lastChanged() != "b/y" {
+		t.Errorf("changed last: %q", c.lastChanged())
+	}
+	must(t, os.WriteFile(dir+"/b/y", []byte("3"), 0o644))
+	time.Sleep(50 * time.Millisecond)
+	build("b")
+	if c := build("a"); len(c.index) != 10010 {
+		t.Errorf("kept although not met: %d", 10010-len(c.index))
 	}
 }
 
@@ -159,7 +193,7 @@ func TestStatCachePartial(t *testing.T) {
 	}
 	c := OpenStatCache(store, dir)
 	pick(t, &Files{Root: root, Local: true, Cache: c}, ".")
-	if len(c.fresh) != 0 {
-		t.Errorf("forgotten: %d", len(c.fresh))
+	if len(c.index) != 0 {
+		t.Errorf("forgotten: %d", len(c.index))
 	}
 }

@@ -43,11 +43,15 @@ func main() {
 
 // collectLater keeps the garbage collector away from the first 32 MB: most commands end before
 // they have used that, and planning 5,000 steps would else collect eight times, a quarter of
-// its time. From the first collection on it works as usual, unless somebody has decided otherwise.
-// Init has no part in it: it counts in the container's memory limit.
+// its time. From the first collection on, half of what is in use may be garbage, unless somebody has
+// decided otherwise: with as much as is in use, as usual, a context of 200,000 files takes 120 MB and
+// not 95, and is no faster. Init has no part in it: it counts in the container's memory limit.
 func collectLater() {
 	const late = 800 // per cent of 4 MB, Go's smallest heap
 	usual := debug.SetGCPercent(late)
+	if os.Getenv("GOGC") == "" {
+		usual = 50
+	}
 	runtime.SetFinalizer(new([16]byte), func(*[16]byte) {
 		if now := debug.SetGCPercent(usual); now != late {
 			debug.SetGCPercent(now)
