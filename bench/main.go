@@ -2,7 +2,7 @@
 //
 // A floor is the least that the machine can do for that work: the namespaces and the
 // overlay by unshare and mount, the copy by cp, the compression by pigz. A peer is
-// buildah or podman, when it is on PATH. All contestants of a work take turns, so that
+// buildah, podman or BuildKit, when it is on PATH. All contestants of a work take turns, so that
 // a machine that gets slower in the middle is unfair to nobody; the table has medians,
 // and of mk its ratio to the floor.
 //
@@ -14,6 +14,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"flag"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -213,6 +215,9 @@ func cpuOf(who int) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
+// daemons are children of this process that stay.
+var daemons []int
+
 // reap waits a moment for what a command left behind: mk run says goodbye before its inside is
 // gone, and its time counts too. Orphans are ours, see main.
 func reap() {
@@ -226,7 +231,24 @@ func reap() {
 				break
 			}
 		}
+		if len(daemons) > 0 && !somethingEnds() {
+			return
+		}
 	}
+}
+
+// somethingEnds says whether this process has a child that is no daemon.
+func somethingEnds() bool {
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, path := range stats {
+		text, _ := os.ReadFile(path) // "" if it ended meanwhile
+		pid, _ := strconv.Atoi(strings.Split(path, "/")[2])
+		fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:])) // proc_pid_stat(5): state, parent
+		if len(fields) > 1 && fields[1] == strconv.Itoa(os.Getpid()) && !slices.Contains(daemons, pid) {
+			return true
+		}
+	}
+	return false
 }
 
 // row is the work's line: medians, and mk against the floor.

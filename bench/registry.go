@@ -64,6 +64,7 @@ func (b *bench) startRegistry() (*distribution, error) {
 	if err := run.Start(); err != nil {
 		return nil, err
 	}
+	daemons = append(daemons, run.Process.Pid)
 	r := &distribution{stop: func() { run.Process.Kill(); run.Wait() }}
 	at := make(chan string, 1)
 	go func() {
@@ -160,6 +161,13 @@ func (b *bench) unpack(start func() (*distribution, error)) *work {
 			return b.command(p.name, p.command("pull", "-q", "--tls-verify=false", r.host+"/bench")...)
 		}))
 	}
+	if b.buildkit != nil { // it pulls what something is laid on
+		recipe := b.path("Pulled")
+		w.contestants = append(w.contestants, turn("buildkit", start, func(r *distribution) error {
+			_, err := b.recipe("Pulled", "FROM "+r.host+"/bench", "COPY Dockerfile /")
+			return errors.Join(err, b.emptyBuildkit())
+		}, func(r *distribution) *exec.Cmd { return b.buildkitBuild(recipe, b.path("base")) }))
+	}
 	return w
 }
 
@@ -220,6 +228,13 @@ func (b *bench) onBase(start func() (*distribution, error), listed bool) *work {
 			build := p.build("-q", "--tls-verify=false", "-f", b.path("OnBasePeers"), "-t", name(r), context)
 			push := p.command("push", "-q", "--tls-verify=false", name(r))
 			return b.command("sh", "-c", `"$0" `+quoted(build)+` && exec "$0" `+quoted(push), p.name)
+		}))
+	}
+	if b.buildkit != nil {
+		w.contestants = append(w.contestants, turn("buildkit", start, func(r *distribution) error {
+			return errors.Join(fresh(r), b.emptyBuildkit())
+		}, func(r *distribution) *exec.Cmd {
+			return b.buildkitBuild(b.path("OnBase"), context, "--output", "type=image,push=true,name="+r.host+"/buildkit/one")
 		}))
 	}
 	return w

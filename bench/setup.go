@@ -23,10 +23,12 @@ import (
 //	many/      200,000 tiny files, made for the lines that want them
 //	mk/ peers/ the stores
 //	registry/  docker-registry's, and pulled/ copied/ what came from it
+//	buildkit/  its daemon's
 type bench struct {
-	dir   string
-	mk    string
-	peers []peer
+	dir      string
+	mk       string
+	peers    []peer
+	buildkit *buildkit // nil where there is none
 
 	closers []func() // end what the bench started
 }
@@ -230,6 +232,13 @@ func (b *bench) findPeers() {
 			fmt.Fprintf(os.Stderr, "%s is left out: %v: %s\n", ways[0].name, err, lines[len(lines)-1])
 		}
 	}
+	k, err := b.startBuildkit()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "buildkit is left out: %v\n", err)
+		return
+	}
+	b.buildkit = k
+	b.closers = append(b.closers, k.stop)
 }
 
 // build is the peer's command line for a build with its cache on, and with the host's
@@ -257,6 +266,9 @@ func (b *bench) describe() {
 		if len(p.buildArgs) > 0 {
 			fmt.Println("  with", strings.Join(p.buildArgs, " "))
 		}
+	}
+	if b.buildkit != nil {
+		version("buildkitd", "--version")
 	}
 	fmt.Println()
 }

@@ -32,7 +32,7 @@ const write20000 = `mkdir /d && cd /d && i=0; while [ $i -lt 20000 ]; do echo $i
 func (b *bench) works() []*work {
 	return append([]*work{
 		b.version(), b.runTrue(), b.fiftySteps(), b.sleeps(), b.chain(), b.fan(), b.plan(),
-		b.noOpRebuild(), b.noOpCache(), b.oneChanged(), b.copyFiles(), b.writeFilesInStep(), b.save(), b.memory(),
+		b.noOpRebuild(), b.noOpCache(), b.oneChanged(), b.copyFiles(), b.writeFilesInStep(), b.save(), b.copyAndSave(), b.memory(),
 		b.noOpMany(), b.hashMany(), b.memoryMany(), b.published(), b.wayOut(), b.layerDigest(),
 	}, slices.Concat(b.containers(), b.modes(), []*work{b.installs()}, b.registryWorks())...)
 }
@@ -66,6 +66,14 @@ func (b *bench) builders(recipe, context string, cold bool) []contestant {
 	for _, p := range b.peers {
 		all = append(all, contestant{name: p.name, command: func() *exec.Cmd {
 			return b.command(p.name, p.build(args...)...)
+		}})
+	}
+	if b.buildkit != nil {
+		all = append(all, contestant{name: "buildkit", command: func() *exec.Cmd {
+			if cold {
+				return b.buildkitBuild(recipe, context, "--no-cache")
+			}
+			return b.buildkitBuild(recipe, context)
 		}})
 	}
 	return all
@@ -125,23 +133,34 @@ func (b *bench) noOpRebuild() *work {
 func (b *bench) noOpCache() *work {
 	w := b.noOpRebuild()
 	w.name, w.mark = "the same rebuild with a cache to export, nothing new", "≤ 200 ms more"
-	server := httptest.NewServer(inmemory.New(inmemory.Logger(log.New(io.Discard, "", 0)))) // ends with the process
-	host := strings.TrimPrefix(server.URL, "http://")
+	host := registryInMemory()
 	for i := range w.contestants[1:] {
 		c := &w.contestants[i+1]
 		plain := c.command
-		to := []string{"--cache-to", "type=registry,mode=max,ref=" + host + "/mk:cache"}
-		if c.name != "mk" {
-			to = []string{"--tls-verify=false", "--cache-to", host + "/" + c.name}
+		to := []string{"--tls-verify=false", "--cache-to", host + "/" + c.name}
+		switch c.name {
+		case "mk":
+			to = []string{"--cache-to", "type=registry,mode=max,ref=" + host + "/mk:cache"}
+		case "buildkit":
+			to = []string{"--export-cache", "type=registry,mode=max,ref=" + host + "/buildkit:cache"}
 		}
 		c.command = func() *exec.Cmd {
 			cmd := plain()
-			last := len(cmd.Args) - 1 // the context
+			last := len(cmd.Args) // buildctl's flags may come last, those of others not after the context
+			if c.name != "buildkit" {
+				last--
+			}
 			cmd.Args = slices.Concat(cmd.Args[:last], to, cmd.Args[last:])
 			return cmd
 		}
 	}
 	return w
+}
+
+// registryInMemory starts a registry of this process, with which it ends, and returns its host and port.
+func registryInMemory() string {
+	server := httptest.NewServer(inmemory.New(inmemory.Logger(log.New(io.Discard, "", 0))))
+	return strings.TrimPrefix(server.URL, "http://")
 }
 
 func statAll(dir string) error {
@@ -207,7 +226,31 @@ func (b *bench) save() *work {
 			}})
 		}
 	}
-	return w
+	// A blob that it compressed once it does not compress again: the image is built anew each time.
+	return b.withBuildkit(w, func() error {
+		if recipeErr != nil {
+			return recipeErr
+		}
+		os.Remove(b.path("saved.tar"))
+		return b.buildkitBuild(recipe, b.path("files"), "--no-cache").Run()
+	}, func() *exec.Cmd {
+		return b.buildkitBuild(recipe, b.path("files"), "--output", "type=oci,dest="+b.path("saved.tar"))
+	})
+}
+
+// copyAndSave is the COPY of the large context and the archive of it, by one command where there is one.
+func (b *bench) copyAndSave() *work {
+	recipe, err := b.recipe("CopyAndSave", "FROM scratch", "COPY . /files")
+	fresh := func() error { return errors.Join(err, os.RemoveAll(b.path("saved.tar"))) }
+	w := &work{name: "COPY 10,000 files + 500 MiB and save it, gzip", mark: "≤ 1.20", contestants: []contestant{
+		b.floor("cp -a $BENCH/files $BENCH/floor && tar -C $BENCH/files -cf - . | pigz -6 > $BENCH/saved.tar"),
+		{name: "mk", prepare: fresh, command: func() *exec.Cmd {
+			return b.command(b.mk, "build", "--no-cache", "-f", recipe, "-o", "type=oci,dest="+b.path("saved.tar"), b.path("files"))
+		}},
+	}}
+	return b.withBuildkit(w, fresh, func() *exec.Cmd {
+		return b.buildkitBuild(recipe, b.path("files"), "--no-cache", "--output", "type=oci,dest="+b.path("saved.tar"))
+	})
 }
 
 // memory is the highest resident set of any process of a cold COPY of the large context.
@@ -215,6 +258,11 @@ func (b *bench) memory() *work {
 	w := b.copyFiles()
 	w.name, w.mark, w.memory = "peak memory of that COPY", "≤ 120 MB", true
 	w.contestants = w.contestants[1:]
+	for i := range w.contestants {
+		if c := &w.contestants[i]; c.name == "buildkit" {
+			c.weigh = b.weighBuildkit(c.command)
+		}
+	}
 	return w
 }
 
@@ -250,8 +298,10 @@ func (b *bench) sleeps() *work {
 // a ratio of 2 is time that grows with the work.
 func (b *bench) stages(name string, recipe func(n int) []string) *work {
 	w := &work{name: name + " of 200 stages, to 100", mark: "≤ 2.2"}
+	var last string
 	for i, n := range []int{100, 200} {
 		path, err := b.recipe(fmt.Sprintf("%s%d", name, n), recipe(n)...)
+		last = path
 		w.contestants = append(w.contestants, contestant{name: []string{"floor", "mk"}[i],
 			prepare: func() error { return err },
 			command: func() *exec.Cmd {
@@ -259,7 +309,7 @@ func (b *bench) stages(name string, recipe func(n int) []string) *work {
 			},
 		})
 	}
-	return w
+	return b.withBuildkit(w, nil, func() *exec.Cmd { return b.buildkitBuild(last, b.path("base"), "--no-cache") })
 }
 
 func (b *bench) chain() *work {
@@ -318,10 +368,11 @@ func (b *bench) oneChanged() *work {
 func (b *bench) noOpMany() *work {
 	recipe, err := b.recipe("Many", "FROM scratch", "COPY . /files")
 	ready := func() error { return errors.Join(err, b.many()) }
-	return &work{name: "no-op rebuild, 200,000 files", mark: "≤ 1.50", contestants: []contestant{
+	w := &work{name: "no-op rebuild, 200,000 files", mark: "≤ 1.50", contestants: []contestant{
 		{name: "floor", prepare: ready, measure: func() error { return statAll(b.path("many")) }},
 		{name: "mk", prepare: ready, command: func() *exec.Cmd { return b.command(b.mk, "build", "-q", "-t", "many", "-f", recipe, b.path("many")) }},
 	}}
+	return b.withBuildkit(w, ready, func() *exec.Cmd { return b.buildkitBuild(recipe, b.path("many")) })
 }
 
 // hashMany is the same rebuild without the record of what was hashed before: all files are
@@ -331,6 +382,7 @@ func (b *bench) hashMany() *work {
 	w.name, w.mark = "first hashing of 200,000 files", "≤ 1.30"
 	w.contestants[0].measure = nil
 	w.contestants[0].command = func() *exec.Cmd { return b.command("tar", "-C", b.path("many"), "-cf", b.path("read.tar"), ".") }
+	w.contestants = w.contestants[:2] // BuildKit has no such record
 	ready := w.contestants[1].prepare
 	w.contestants[1].prepare = func() error { return errors.Join(ready(), os.RemoveAll(b.path("mk/stat"))) }
 	return w
