@@ -1,7 +1,6 @@
 package snapshot
 
 import (
-	"bytes"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -154,7 +153,7 @@ func inheritOwners(upper string, parent *Snapshot, t *Owners, remember bool) err
 		return &os.PathError{Op: "open", Path: upper, Err: err}
 	}
 	defer unix.Close(root)
-	if err := h.take(root, ".", ".", true, false); err != nil {
+	if err := h.take(root, ".", ".", unix.S_IFDIR, true); err != nil {
 		return err
 	}
 	return h.dir(root, "", true)
@@ -166,19 +165,28 @@ type heir struct {
 	marks  bool
 }
 
-// attrs lists the attributes of the file at path, a symlink itself; nil, false: they are too many. Most
-// files have none, which is soon told.
-func attrs(path string) (list []byte, ok bool) {
-	var b [512]byte
-	n, err := unix.Llistxattr(path, b[:])
-	if err == unix.ERANGE {
-		return nil, false
+// take enters the file called p, name in dir, of that kind; copied: it is the parent's, or of a regular
+// file, it is if overlay copied it.
+func (h *heir) take(dir int, name, p string, kind uint32, copied bool) error {
+	path := procName(dir, name)
+	var list []byte
+	whole := true
+	if h.marks {
+		list, whole = attrs(path)
 	}
-	return b[:max(n, 0)], true
-}
-
-// take enters the file called p, name in dir; copied: it was the parent's; link: it is a symlink.
-func (h *heir) take(dir int, name, p string, copied, link bool) error {
+	if copied && kind == unix.S_IFREG {
+		if h.marks && whole && !has(list, originAttr) {
+			copied = false
+		} else {
+			var err error
+			if copied, err = wasCopied(path); err != nil {
+				return fmt.Errorf("read %s of %q: %w", originAttr, p, err)
+			}
+		}
+	}
+	if !copied && !h.marks {
+		return nil
+	}
 	if _, ok := h.table.lookup(p); ok {
 		return nil
 	}
@@ -191,16 +199,14 @@ func (h *heir) take(dir int, name, p string, copied, link bool) error {
 		}
 	}
 	if h.marks {
-		path := procName(dir, name)
 		mark, marked := Owner{}, false
-		list, whole := attrs(path)
-		if !whole || len(list) > 0 {
-			mark, marked = ReadMark(path, true)
+		if m := marksIn(list, whole); m.Any() {
+			mark, marked = ReadMarkAt(path, true, m)
 		}
 		mark.Xattrs = maps.Clone(o.Xattrs)
 		for _, a := range markedAttrs {
 			delete(mark.Xattrs, a)
-			if link || whole && !bytes.Contains(list, []byte(markExtra)) {
+			if kind == unix.S_IFLNK || whole && !has(list, markExtra+a) {
 				continue
 			}
 			if value := ReadMarkedAttr(path, a); value != nil {
@@ -250,31 +256,23 @@ func (h *heir) entry(dir int, prefix, name string, copied bool) error {
 		if !copied && !h.marks {
 			return nil
 		}
-		if err := h.take(dir, name, p, copied, false); err != nil {
+		if err := h.take(dir, name, p, unix.S_IFDIR, copied); err != nil {
 			return err
 		}
 		return h.dir(fd, p+"/", copied)
-	case st.Mode&unix.S_IFMT == unix.S_IFREG && copied:
-		if copied, err = wasCopied(dir, name); err != nil {
-			return err
-		}
-	default:
-		copied = false
 	}
-	if !copied && !h.marks {
-		return nil
-	}
-	return h.take(dir, name, p, copied, st.Mode&unix.S_IFMT == unix.S_IFLNK)
+	kind := st.Mode & unix.S_IFMT
+	return h.take(dir, name, p, kind, copied && kind == unix.S_IFREG)
 }
 
 // wasCopied tells whether overlay copied the regular file up from below.
-func wasCopied(dir int, name string) (bool, error) {
-	_, err := unix.Lgetxattr(procName(dir, name), originAttr, nil)
+func wasCopied(path string) (bool, error) {
+	_, err := unix.Lgetxattr(path, originAttr, nil)
 	switch err {
 	case nil:
 		return true, nil
 	case unix.ENODATA, unix.ENOTSUP:
 		return false, nil
 	}
-	return false, fmt.Errorf("read %s of %q: %w", originAttr, name, err)
+	return false, err
 }

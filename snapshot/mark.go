@@ -95,9 +95,63 @@ func (f attributed) stat(st *unix.Stat_t) error {
 	return unix.Stat(f.path, st)
 }
 
+// Marks are what the names of a file's attributes tell of its mark, at the price of one listxattr.
+// Most files have no attributes at all.
+type Marks struct {
+	Owner      bool // an owner is kept
+	Default    bool // a default access list is kept
+	Capability bool // there is a file capability: of a symlink or a fifo perhaps its owner
+}
+
+// Any tells whether the file may have a mark.
+func (m Marks) Any() bool { return m.Owner || m.Default || m.Capability }
+
+// LookMark looks at the file at path, as the calling thread sees path; link: not following a symlink at
+// its end.
+func LookMark(path string, link bool) Marks { return attributed{path: path, link: link}.look() }
+
+// LookMarkOf is LookMark for an open file, which is not O_PATH.
+func LookMarkOf(fd int) Marks { return attributed{fd: fd}.look() }
+
+func (f attributed) look() Marks {
+	var b [256]byte
+	n, err := f.list(b[:])
+	return marksIn(b[:max(n, 0)], err != unix.ERANGE)
+}
+
+// marksIn is what a list of attributes tells; whole: it has them all.
+func marksIn(list []byte, whole bool) (m Marks) {
+	if !whole {
+		return Marks{Owner: true, Default: true, Capability: true} // too many to be listed: ask
+	}
+	return Marks{Owner: has(list, markAttr), Default: has(list, markExtra+aclDefault), Capability: has(list, capAttr)}
+}
+
+// attrs lists the attributes of the file at path, a symlink itself; nil, false: they are too many. Most
+// files have none, which is soon told.
+func attrs(path string) (list []byte, whole bool) {
+	var b [512]byte
+	n, err := unix.Llistxattr(path, b[:])
+	if err == unix.ERANGE {
+		return nil, false
+	}
+	return b[:max(n, 0)], true
+}
+
+// has tells whether a list of attributes, each ended by NUL, has that one.
+func has(list []byte, name string) bool {
+	for len(list) > 0 {
+		one, rest, _ := bytes.Cut(list, []byte{0})
+		if string(one) == name {
+			return true
+		}
+		list = rest
+	}
+	return false
+}
+
 // ReadMark reads the owner kept with the file at path, as the calling thread sees path; link: not
-// following a symlink at its end. A directory with a default access list kept is told of, too. Most
-// files have no attributes at all, and one listxattr tells so.
+// following a symlink at its end. A directory with a default access list kept is told of, too.
 func ReadMark(path string, link bool) (o Owner, ok bool) {
 	return attributed{path: path, link: link}.mark()
 }
@@ -106,47 +160,49 @@ func ReadMark(path string, link bool) (o Owner, ok bool) {
 func ReadMarkOf(fd int) (o Owner, ok bool) { return attributed{fd: fd}.mark() }
 
 func (f attributed) mark() (o Owner, ok bool) {
+	if m := f.look(); m.Any() {
+		return f.marked(m)
+	}
+	return o, false
+}
+
+// ReadMarkAt is ReadMark of a file whose Marks have been looked at: of an owner, one getxattr.
+func ReadMarkAt(path string, link bool, m Marks) (o Owner, ok bool) {
+	return attributed{path: path, link: link}.marked(m)
+}
+
+// ReadMarkAtOf is ReadMarkAt for an open file, which is not O_PATH.
+func ReadMarkAtOf(fd int, m Marks) (o Owner, ok bool) { return attributed{fd: fd}.marked(m) }
+
+func (f attributed) marked(m Marks) (o Owner, ok bool) {
 	var b [256]byte
-	n, err := f.list(b[:])
-	if err != nil && err != unix.ERANGE {
-		return o, false
-	}
-	has := func(name string) bool {
-		if err != nil {
-			return true // too many to be listed: ask
-		}
-		for rest := b[:n]; len(rest) > 0; {
-			i := bytes.IndexByte(rest, 0)
-			if string(rest[:i]) == name {
-				return true
-			}
-			rest = rest[i+1:]
-		}
-		return false
-	}
-	owner, capability := has(markAttr), has(capAttr)
-	if owner {
+	if m.Owner {
 		if n, err := f.get(markAttr, b[:]); err == nil {
 			return parseMark(string(b[:n]))
 		} else if err != unix.ENODATA {
 			return o, false
 		}
 	}
-	if has(markExtra + markedAttrs[1]) {
+	if m.Default {
 		return o, true // root's, but what is made in it is not as the kernel would have it
 	}
 	var st unix.Stat_t
-	if !capability || f.stat(&st) != nil || !isCapMarked(&st) {
+	if !m.Capability || f.stat(&st) != nil || !isCapMarked(&st) {
 		return o, false
 	}
-	if n, err = f.get(capAttr, b[:]); err != nil || !isCapMark(string(b[:n])) {
+	if n, err := f.get(capAttr, b[:]); err != nil || !isCapMark(string(b[:n])) {
 		return o, false
 	}
 	return Owner{UID: binary.LittleEndian.Uint32(b[4:]), GID: binary.LittleEndian.Uint32(b[12:])}, true
 }
 
 // markedAttrs are the attributes that a mark may hold.
-var markedAttrs = []string{"system.posix_acl_access", "system.posix_acl_default"}
+var markedAttrs = []string{aclAccess, aclDefault}
+
+const (
+	aclAccess  = "system.posix_acl_access"
+	aclDefault = "system.posix_acl_default"
+)
 
 // ReadMarkedAttr reads such an attribute kept with the file at path, symlinks followed; nil is none.
 func ReadMarkedAttr(path, name string) []byte {
@@ -232,17 +288,6 @@ func (f attributed) keep(o Owner) error {
 		}
 		return err
 	}
-	var st unix.Stat_t
-	if err := f.stat(&st); err != nil {
-		return err
-	}
-	if isCapMarked(&st) {
-		var value []byte
-		for _, w := range []uint32{capV2, o.UID, markMagic, o.GID, markMagic} {
-			value = binary.LittleEndian.AppendUint32(value, w)
-		}
-		return f.set(capAttr, value)
-	}
 	var b [64]byte
 	value := fmt.Appendf(b[:0], "%d:%d", o.UID, o.GID)
 	switch o.Mode {
@@ -251,7 +296,19 @@ func (f attributed) keep(o Owner) error {
 	case unix.S_IFBLK:
 		value = fmt.Appendf(value, " b %d:%d", unix.Major(o.Rdev), unix.Minor(o.Rdev))
 	}
-	return f.set(markAttr, value)
+	err := f.set(markAttr, value)
+	if err != unix.EPERM { // else it is neither regular nor a directory: xattr(7)
+		return err
+	}
+	var st unix.Stat_t
+	if f.stat(&st) != nil || !isCapMarked(&st) {
+		return err
+	}
+	value = b[:0]
+	for _, w := range []uint32{capV2, o.UID, markMagic, o.GID, markMagic} {
+		value = binary.LittleEndian.AppendUint32(value, w)
+	}
+	return f.set(capAttr, value)
 }
 
 func parseMark(s string) (o Owner, ok bool) {

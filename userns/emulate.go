@@ -28,18 +28,32 @@ type Owner struct {
 // to a working directory that only this thread has, or be a magic link of /proc. A file that it
 // knows nothing of is root's; a directory with a default access list it knows. link: the last
 // component, if it is a symlink, is meant itself.
+//
+// A look costs one call of the kernel, and most files have nothing to be asked for then.
 type Keeper interface {
-	Owner(path string, link bool) (Owner, bool)
+	Look(path string, link bool) Signs
+	Owner(path string, link bool, s Signs) (Owner, bool)
 	SetOwner(path string, link bool, o Owner) error
 
 	// The same for an open file, which is not O_PATH: a sixth of the time.
-	OwnerOf(fd int) (Owner, bool)
+	LookOf(fd int) Signs
+	OwnerOf(fd int, s Signs) (Owner, bool)
 	SetOwnerOf(fd int, o Owner) error
 
 	// The same for an attribute that the kernel refuses; a value of nil is none.
 	Attr(path, name string) []byte
 	SetAttr(path, name string, value []byte) error
 }
+
+// Signs are what a look at a file tells that may be known of it.
+type Signs struct {
+	Owner      bool // an owner
+	Default    bool // a default access list
+	Capability bool // a file capability, or the owner of a file that cannot have one
+}
+
+// Any tells whether there may be anything.
+func (s Signs) Any() bool { return s != Signs{} }
 
 // An Emulator plays the kernel to containers that have one ID: it answers chown, mknod, setuid and
 // the calls by which a program would find out, as they would be answered where all IDs are mapped.
@@ -141,12 +155,15 @@ type served struct {
 	*Emulator
 	fd       int // the listener
 	pid      int
-	dev, ino uint64      // of the container's root: where owners are kept
-	kept     []uint64    // mounts where they are too, by mountOf
-	chroots  atomic.Bool // somebody has another root than the container's
-	changed  atomic.Bool // somebody has, or had, another identity than root's
+	dev, ino uint64              // of the container's root: where owners are kept
+	kept     []uint64            // mounts where they are too, by mountOf
+	chroots  atomic.Bool         // somebody has another root than the container's
+	changed  atomic.Bool         // somebody has, or had, another identity than the first
+	first    atomic.Pointer[ids] // root, with the groups that the command begins with; nil: with none
+	began    atomic.Bool         // the command has
 	other    others
 	last     lastKnown
+	answered atomic.Uint64 // calls
 
 	idle    atomic.Bool   // the first thread waits without a P: there are no calls
 	busy    chan struct{} // wakes watch when there are
@@ -160,6 +177,8 @@ type served struct {
 const (
 	idleAfter  = 20 * time.Millisecond  // how long the first thread waits for a call with its P
 	lookEvery  = 10 * time.Millisecond  // how often watch looks whether calls wait
+	isStuck    = 2                      // looks at which calls wait and none was answered since the one before
+	isBehind   = 10                     // looks at which calls wait
 	helpFor    = 100 * time.Millisecond // how long another thread helps
 	maxHelpers = 7                      // at a time: a container may serve itself a file system on which lookups wait
 )
@@ -196,12 +215,13 @@ func (s *served) stop() {
 }
 
 // watch lets another thread help while calls wait: one keeps the first thread, or there are more
-// than it can answer. Several at all times would all be woken by each call.
+// than it can answer. Several would all be woken by each call, on other CPUs than the caller's, which takes
+// twice the time: that a call waits when one happens to look is no reason.
 func (s *served) watch() {
 	defer s.running.Done()
 	for {
-		waiting := 0
-		for waiting < 2 {
+		stuck, behind := 0, 0
+		for done := s.answered.Load(); stuck < isStuck && behind < isBehind; {
 			look := time.After(lookEvery)
 			if s.idle.Load() {
 				look = nil
@@ -213,11 +233,17 @@ func (s *served) watch() {
 			case <-look:
 			}
 			fds := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}}
-			if unix.Poll(fds, 0); fds[0].Revents&unix.POLLIN != 0 {
-				waiting++
-			} else {
-				waiting = 0
+			unix.Poll(fds, 0)
+			now := s.answered.Load()
+			switch {
+			case fds[0].Revents&unix.POLLIN == 0:
+				stuck, behind = 0, 0
+			case now != done:
+				stuck, behind = 0, behind+1
+			default:
+				stuck, behind = stuck+1, behind+1
 			}
+			done = now
 		}
 		s.mu.Lock()
 		if s.helpers < maxHelpers {
@@ -387,6 +413,7 @@ func (t *tracer) next() bool {
 		return true
 	}
 	r := t.answer()
+	t.answered.Add(1)
 	a := answer{id: t.n.id, val: r.val, error: -int32(r.errno)}
 	switch r.how {
 	case replySent:

@@ -64,13 +64,25 @@ const (
 	rlimitLocks   = 10 // RLIMIT_LOCKS
 )
 
-// who is the identity of the caller. Nobody has changed that of one without a number: it is root.
+// who is the identity of the caller.
 func (t *tracer) who() (c ids, ok bool) {
 	if !t.changed.Load() {
-		return c, true
+		return t.numbered(0), true
 	}
 	limit, e := t.locks()
-	return t.ids.of(limit.Cur), e == 0
+	return t.numbered(limit.Cur), e == 0
+}
+
+// numbered is the identity of a process with that limit. Who has no number never changed the identity with
+// which the command began.
+func (s *served) numbered(limit uint64) ids {
+	if c, ok := s.ids.of(limit); ok {
+		return c
+	}
+	if first := s.first.Load(); first != nil {
+		return *first
+	}
+	return ids{}
 }
 
 // locks is the limit of the caller in which its identity is kept.
@@ -79,16 +91,16 @@ func (t *tracer) locks() (limit unix.Rlimit, e unix.Errno) {
 	return limit, e
 }
 
-func (l *identities) of(limit uint64) ids {
+func (l *identities) of(limit uint64) (c ids, ok bool) {
 	if limit&^0xffffffff != identityMark {
-		return ids{}
+		return c, false
 	}
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	if n := limit & 0xffffffff; n < uint64(len(l.list)) {
-		return l.list[n]
+		return l.list[n], true
 	}
-	return ids{}
+	return c, false
 }
 
 // give finds the number of an identity.
@@ -110,6 +122,16 @@ func (l *identities) give(c ids) (uint64, bool) {
 
 // become makes c the identity of the caller.
 func (t *tracer) become(c ids) reply {
+	if !t.changed.Load() {
+		// From the first change on each call has to ask who its caller is. That root begins with some
+		// groups, or says again that it is root, is none.
+		if c == t.numbered(0) {
+			return value(0)
+		}
+		if (c == ids{groups: c.groups}) && !t.began.Load() && t.first.CompareAndSwap(nil, &c) {
+			return value(0)
+		}
+	}
 	n, ok := t.ids.give(c)
 	if !ok {
 		return failed(unix.EAGAIN)
@@ -390,6 +412,7 @@ func (t *tracer) exec(dirfd int32, addr uint64, flags int) reply {
 			return r
 		}
 	}
+	t.began.Store(true)
 	was := c
 	c.caps = capState{}
 	t.executed(&c, dirfd, addr, flags)
@@ -582,7 +605,7 @@ func (t *tracer) peerOf(fd int32) (c ids, pid int32, ok bool) {
 	if unix.Prlimit(int(u.Pid), rlimitLocks, nil, &limit) != nil {
 		limit.Cur = t.last.of(u.Pid)
 	}
-	return t.ids.of(limit.Cur), u.Pid, true
+	return t.numbered(limit.Cur), u.Pid, true
 }
 
 // peer answers SO_PEERCRED and SO_PEERGROUPS. The kernel has them of the time when the sockets were connected;

@@ -26,10 +26,11 @@ func (t *tracer) chown(dirfd int32, addr uint64, uid, gid uint32, flags int) rep
 	toRoot := c.uid[fsID] == 0 && (uid == 0 || uid == keep) && (gid == 0 || gid == keep)
 	if fd := t.opened(dirfd, addr, flags); fd >= 0 {
 		defer unix.Close(fd)
-		if _, known := t.keeper.OwnerOf(fd); toRoot && !known && t.other.empty() {
+		signs := t.keeper.LookOf(fd)
+		if toRoot && !signs.Any() && t.other.empty() {
 			return native
 		}
-		return t.chownOpen(&c, fd, uid, gid, true)
+		return t.chownOpen(&c, fd, uid, gid, true, signs)
 	}
 	if int(t.n.nr) == unix.SYS_FCHOWN && t.onlyPath(dirfd) {
 		return failed(unix.EBADF)
@@ -41,7 +42,7 @@ func (t *tracer) chown(dirfd int32, addr uint64, uid, gid uint32, flags int) rep
 			return failed(e)
 		}
 		if f.file >= 0 {
-			return t.chownOpen(&c, f.file, uid, gid, false)
+			return t.chownOpen(&c, f.file, uid, gid, false, t.keeper.Look(byFD(f.file), false))
 		}
 	}
 	path, link, e := t.locate(dirfd, addr, flags)
@@ -51,9 +52,6 @@ func (t *tracer) chown(dirfd int32, addr uint64, uid, gid uint32, flags int) rep
 	if toRoot && t.unknown(path, link) {
 		return native
 	}
-	if !t.alive() {
-		return failed(unix.ESRCH)
-	}
 	fd, e := openPath(path, link)
 	if e != 0 {
 		if e == unix.ENOENT && !t.isOpen(dirfd) {
@@ -62,11 +60,12 @@ func (t *tracer) chown(dirfd int32, addr uint64, uid, gid uint32, flags int) rep
 		return failed(e)
 	}
 	defer unix.Close(fd)
-	return t.chownOpen(&c, fd, uid, gid, false)
+	return t.chownOpen(&c, fd, uid, gid, false, t.keeper.Look(byFD(fd), false))
 }
 
-// chownOpen is chown of an open file; borrowed: it is the caller's own, and not O_PATH.
-func (t *tracer) chownOpen(c *ids, fd int, uid, gid uint32, borrowed bool) reply {
+// chownOpen is chown of an open file that has been looked at; borrowed: it is the caller's own, and not
+// O_PATH.
+func (t *tracer) chownOpen(c *ids, fd int, uid, gid uint32, borrowed bool, signs Signs) reply {
 	if !t.alive() {
 		return failed(unix.ESRCH)
 	}
@@ -79,10 +78,11 @@ func (t *tracer) chownOpen(c *ids, fd int, uid, gid uint32, borrowed bool) reply
 	switch {
 	case !kept:
 		o, _ = t.other.get(&st)
+	case !signs.Any():
 	case borrowed:
-		o, _ = t.keeper.OwnerOf(fd)
+		o, _ = t.keeper.OwnerOf(fd, signs)
 	default:
-		o, _ = t.keeper.Owner(byFD(fd), false)
+		o, _ = t.keeper.Owner(byFD(fd), false, signs)
 	}
 	if !c.has(unix.CAP_CHOWN) && (uid != keep || gid != keep || c.sheds(o, &st)) {
 		if c.uid[fsID] != o.UID || uid != keep && uid != o.UID || gid != keep && gid != o.GID && !c.inGroup(gid) {
@@ -98,7 +98,7 @@ func (t *tracer) chownOpen(c *ids, fd int, uid, gid uint32, borrowed bool) reply
 	}
 	// To keep another owner changes the file too, and the kernel copies it up for that and sets its time:
 	// all that chown would do to one that has neither setuid bits nor capabilities.
-	if !kept || !borrowed || o == was || o == (Owner{}) || !harmless(fd, &st) {
+	if !kept || o == was || o == (Owner{}) || !harmless(&st, signs) {
 		asRoot := func(id uint32) int {
 			if id == keep {
 				return -1
@@ -118,14 +118,13 @@ func (t *tracer) chownOpen(c *ids, fd int, uid, gid uint32, borrowed bool) reply
 	return failed(kernels(t.keeper.SetOwner(byFD(fd), false, o)))
 }
 
-// harmless tells whether an open file has nothing that chown takes away.
-func harmless(fd int, st *unix.Stat_t) bool {
+// harmless tells whether a file has nothing that chown takes away.
+func harmless(st *unix.Stat_t, signs Signs) bool {
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
 		return true
 	case unix.S_IFREG:
-		_, err := unix.Fgetxattr(fd, "security.capability", nil)
-		return st.Mode&(unix.S_ISUID|unix.S_ISGID) == 0 && err == unix.ENODATA
+		return st.Mode&(unix.S_ISUID|unix.S_ISGID) == 0 && !signs.Capability
 	}
 	return false
 }
@@ -201,8 +200,12 @@ func (t *tracer) plain(dirfd int32, path []byte) bool {
 	parent := bytes.TrimRight(path, "/")
 	parent = parent[:bytes.LastIndexByte(parent, '/')+1]
 	dir := t.at(dirfd, parent)
-	o, known := t.keeper.Owner(dir, false)
-	return !known || o.GID == 0 && t.keeper.Attr(dir, aclDefault) == nil
+	signs := t.keeper.Look(dir, false)
+	if !signs.Owner || signs.Default {
+		return !signs.Default
+	}
+	var st unix.Stat_t
+	return unix.Stat(dir, &st) == nil && st.Mode&unix.S_ISGID == 0
 }
 
 // placeIn is newPlace for a directory that is open, which it takes over.

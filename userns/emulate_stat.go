@@ -89,7 +89,11 @@ func byFD(fd int) string { return "self/fd/" + strconv.Itoa(fd) }
 // ownerOf tells what is remembered of a file open by O_PATH.
 func (t *tracer) ownerOf(fd int, st *unix.Stat_t) (Owner, bool) {
 	if t.keeps(fd, st) {
-		return t.keeper.Owner(byFD(fd), false)
+		signs := t.keeper.Look(byFD(fd), false)
+		if !signs.Any() {
+			return Owner{}, false
+		}
+		return t.keeper.Owner(byFD(fd), false, signs)
 	}
 	return t.other.get(st)
 }
@@ -137,8 +141,7 @@ func (t *tracer) unknown(path string, link bool) bool {
 	if !t.other.empty() {
 		return false
 	}
-	_, known := t.keeper.Owner(path, link)
-	return !known
+	return !t.keeper.Look(path, link).Any()
 }
 
 // remembered opens the file that a stat is about (O_PATH) if it has an owner that only the keeper
@@ -147,8 +150,10 @@ func (t *tracer) unknown(path string, link bool) bool {
 func (t *tracer) remembered(dirfd int32, addr uint64, flags int) (fd int, st unix.Stat_t, o Owner, e unix.Errno) {
 	if fd = t.opened(dirfd, addr, flags); fd >= 0 {
 		known := false
-		if o, known = t.keeper.OwnerOf(fd); known || !t.other.empty() {
-			if known = unix.Fstat(fd, &st) == nil; known && !t.keeps(fd, &st) {
+		if signs := t.keeper.LookOf(fd); (signs.Any() || !t.other.empty()) && unix.Fstat(fd, &st) == nil {
+			if t.keeps(fd, &st) {
+				o, known = t.keeper.OwnerOf(fd, signs)
+			} else {
 				o, known = t.other.get(&st)
 			}
 		}
@@ -162,6 +167,7 @@ func (t *tracer) remembered(dirfd int32, addr uint64, flags int) (fd int, st uni
 	if e != 0 {
 		return -1, st, o, 0
 	}
+	var signs Signs
 	if c, ok := t.who(); ok && !c.isRoot() && !t.isOpenTo(dirfd, path, 0) {
 		f, e := t.findCall(&c, dirfd, addr, flags)
 		if f.file < 0 {
@@ -170,8 +176,9 @@ func (t *tracer) remembered(dirfd int32, addr uint64, flags int) (fd int, st uni
 		}
 		fd, st, f.file = f.file, f.st, -1
 		f.close()
+		signs = t.keeper.Look(byFD(fd), false)
 	} else {
-		if t.unknown(path, link) {
+		if signs = t.keeper.Look(path, link); !signs.Any() && t.other.empty() {
 			return -1, st, o, 0
 		}
 		if fd, e = openPath(path, link); e != 0 {
@@ -179,7 +186,16 @@ func (t *tracer) remembered(dirfd int32, addr uint64, flags int) (fd int, st uni
 		}
 		unix.Fstat(fd, &st)
 	}
-	o, known := t.ownerOf(fd, &st)
+	known := false
+	if t.keeps(fd, &st) {
+		// What was looked at may have made room for another file: it is asked whatever it can be.
+		signs.Owner = true
+		if o, known = t.keeper.Owner(byFD(fd), false, signs); !known {
+			o, known = t.ownerOf(fd, &st)
+		}
+	} else {
+		o, known = t.other.get(&st)
+	}
 	if !known {
 		unix.Close(fd)
 		return -1, st, o, 0

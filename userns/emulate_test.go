@@ -35,10 +35,16 @@ const testAttr = "user.test.owner"
 // slow is a name that takes the keeper so long.
 const slow = 2 * time.Second
 
-func (attrKeeper) Owner(path string, link bool) (o Owner, ok bool) {
+func (k attrKeeper) Look(path string, link bool) Signs {
 	if strings.HasSuffix(path, "/slow") {
 		time.Sleep(slow)
 	}
+	_, known := k.Owner(path, link, Signs{})
+	n, _ := unix.Getxattr(path, capAttr, nil)
+	return Signs{Owner: known, Capability: n > 0}
+}
+
+func (attrKeeper) Owner(path string, link bool, _ Signs) (o Owner, ok bool) {
 	get := unix.Getxattr
 	if link {
 		get = unix.Lgetxattr
@@ -65,8 +71,10 @@ func (attrKeeper) SetOwner(path string, link bool, o Owner) error {
 	return unix.Setxattr(path, testAttr, fmt.Append(nil, o.UID, " ", o.GID, " ", o.Mode, " ", o.Rdev), 0)
 }
 
-func (k attrKeeper) OwnerOf(fd int) (Owner, bool) {
-	return k.Owner(byFD(fd), false)
+func (k attrKeeper) LookOf(fd int) Signs { return k.Look(byFD(fd), false) }
+
+func (k attrKeeper) OwnerOf(fd int, s Signs) (Owner, bool) {
+	return k.Owner(byFD(fd), false, s)
 }
 
 func (k attrKeeper) SetOwnerOf(fd int, o Owner) error {
@@ -132,7 +140,7 @@ func emulate(name string) int {
 		fmt.Println("subject:", err)
 		return 1
 	}
-	if _, ok := (attrKeeper{}).Owner(outside, true); ok {
+	if _, ok := (attrKeeper{}).Owner(outside, true, Signs{}); ok {
 		fmt.Println("a file outside of the root was changed")
 		return 1
 	}

@@ -28,8 +28,12 @@ type marks struct{}
 
 var _ userns.Keeper = marks{}
 
-func (marks) Owner(path string, link bool) (userns.Owner, bool) {
-	o, ok := snapshot.ReadMark(path, link)
+func (marks) Look(path string, link bool) userns.Signs {
+	return userns.Signs(snapshot.LookMark(path, link))
+}
+
+func (marks) Owner(path string, link bool, s userns.Signs) (userns.Owner, bool) {
+	o, ok := snapshot.ReadMarkAt(path, link, snapshot.Marks(s))
 	return userns.Owner{UID: o.UID, GID: o.GID, Mode: o.Mode, Rdev: o.Rdev}, ok
 }
 
@@ -37,8 +41,10 @@ func (marks) SetOwner(path string, link bool, o userns.Owner) error {
 	return snapshot.WriteMark(path, link, snapshot.Owner{UID: o.UID, GID: o.GID, Mode: o.Mode, Rdev: o.Rdev})
 }
 
-func (marks) OwnerOf(fd int) (userns.Owner, bool) {
-	o, ok := snapshot.ReadMarkOf(fd)
+func (marks) LookOf(fd int) userns.Signs { return userns.Signs(snapshot.LookMarkOf(fd)) }
+
+func (marks) OwnerOf(fd int, s userns.Signs) (userns.Owner, bool) {
+	o, ok := snapshot.ReadMarkAtOf(fd, snapshot.Marks(s))
 	return userns.Owner{UID: o.UID, GID: o.GID, Mode: o.Mode, Rdev: o.Rdev}, ok
 }
 
