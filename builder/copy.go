@@ -217,11 +217,22 @@ func (c *copier) source(r *fileRoot) (*dirHandle, error) {
 // merge copies the entries of a directory into dst. at is the path of src, for
 // messages.
 func (c *copier) merge(src *dirHandle, d *fileDir, dst copyDir, at string) error {
+	// Large files first: else one worker would have the last of them when there is nothing left for the others.
+	for i := range d.entries {
+		if e := &d.entries[i]; e.large() {
+			if err := c.entry(src, e, dst, e.name, true); err != nil {
+				return err
+			}
+		}
+	}
 	for i := range d.entries {
 		if c.ctx.Err() != nil {
 			return nil
 		}
 		e := &d.entries[i]
+		if e.large() {
+			continue
+		}
 		if e.dir == nil {
 			if err := c.entry(src, e, dst, e.name, true); err != nil {
 				return err
@@ -249,6 +260,9 @@ func (c *copier) merge(src *dirHandle, d *fileDir, dst copyDir, at string) error
 	}
 	return nil
 }
+
+// large says that copying the file takes as long as some thousand small ones.
+func (e *fileEntry) large() bool { return e.st.isRegular() && e.st.size >= 8<<20 }
 
 func (c *copier) kept(at string) Kept {
 	if c.into.Kept == nil {
