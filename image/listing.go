@@ -2,6 +2,7 @@ package image
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -107,7 +108,11 @@ func (l Layer) Listing(ctx context.Context) (io.ReadCloser, error) {
 	}
 	r, w := io.Pipe()
 	go func() {
-		err := writeListing(w, raw, at.length)
+		buffer := bufio.NewWriterSize(w, 256<<10) // a header at a time would change threads twice for each
+		err := writeListing(buffer, raw, at.length)
+		if err == nil {
+			err = buffer.Flush()
+		}
 		if err != nil {
 			err = fmt.Errorf("listing of layer %s: %w", l.Descriptor.Digest, err)
 		}
