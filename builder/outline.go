@@ -18,7 +18,7 @@ import (
 // A COPY and a WORKDIR look at names alone: which directories there are, where links lead, whose
 // what is. So they need not have a base that is in a registry, if its layers say what is in
 // them for less than themselves (image.Layer.Listing): they are made on an outline, a tree with
-// all names of the base and none of the bytes of its files. Their layers are the same to the byte.
+// the directories and links of the base and none of its files (snapshot.Draft.ApplyListing). Their layers are the same to the byte.
 // A step that reads the tree has the base fetched, and the layers laid on it; where the plan has such
 // a step, the base is fetched at once.
 
@@ -217,7 +217,7 @@ func (e *engine) unpackListing(ctx context.Context, l image.Layer, tar io.Reader
 		return nil, err
 	}
 	defer draft.Discard() // no-op after Commit
-	if err := draft.Apply(ctx, tar); err != nil {
+	if err := draft.ApplyListing(ctx, tar); err != nil {
 		return nil, err
 	}
 	draft.SetOutline(l.DiffID)

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -88,8 +87,8 @@ func (l Layer) Listed() int64 {
 }
 
 // Listing gives a tar of all names that the layer's tar has, in its order, with their types, owners,
-// modes, times, attributes and targets, and regular files that are empty and links to each other:
-// nothing is told of their own. It reads the layer's table and not the rest of the blob.
+// modes, times, attributes and targets, and regular files that are empty: nothing is told of
+// their own. It reads the layer's table and not the rest of the blob.
 func (l Layer) Listing(ctx context.Context) (io.ReadCloser, error) {
 	at, ok := l.listingAt()
 	if !ok {
@@ -129,11 +128,11 @@ func writeListing(w io.Writer, raw []byte, length int64) error {
 	}
 	defer z.Close()
 	in := &entries{r: io.LimitReader(z, length)}
-	out := listingWriter{tar: tar.NewWriter(w)}
-	if err := eachEntry(in, out.entry); err != nil {
+	out := tar.NewWriter(w)
+	if err := eachEntry(in, func(e listingEntry) error { return e.write(out) }); err != nil {
 		return err
 	}
-	return out.tar.Close()
+	return out.Close()
 }
 
 // entries lets a table through that has no entry of an unlikely size, which would be held in memory.
@@ -218,18 +217,8 @@ var listingTypes = map[string]byte{
 	"char": tar.TypeChar, "block": tar.TypeBlock, "fifo": tar.TypeFifo,
 }
 
-// listingWriter writes entries as a tar. A link to a neighbour costs the one who unpacks it a quarter of a file.
-type listingWriter struct {
-	tar   *tar.Writer
-	dir   string
-	file  string // a regular file in dir, that others there are names of
-	names int    // that it has
-}
-
-// maxNames keeps below what file systems allow one file: ext4 65,000.
-const maxNames = 30_000
-
-func (w *listingWriter) entry(e listingEntry) error {
+// write writes the entry as a tar's header.
+func (e listingEntry) write(w *tar.Writer) error {
 	h := &tar.Header{Format: tar.FormatPAX, Name: e.Name, Mode: e.Mode & 0o7777, Uid: e.UID, Gid: e.GID, Linkname: e.LinkName}
 	if e.ModTime != nil {
 		h.ModTime = *e.ModTime
@@ -239,14 +228,8 @@ func (w *listingWriter) entry(e listingEntry) error {
 		return nil
 	case ok:
 		h.Typeflag, h.Devmajor, h.Devminor = kind, e.DevMajor, e.DevMinor
-	case e.Type == "reg" && strings.HasPrefix(path.Base(e.Name), ".wh."):
-		h.Typeflag = tar.TypeReg
-	case e.Type == "reg" && (w.file == "" || w.dir != path.Dir(e.Name) || w.names == maxNames):
-		w.dir, w.file, w.names = path.Dir(e.Name), e.Name, 1
-		h = &tar.Header{Format: tar.FormatPAX, Name: e.Name, Mode: 0o644, Typeflag: tar.TypeReg}
 	case e.Type == "reg":
-		w.names++
-		h = &tar.Header{Format: tar.FormatPAX, Name: e.Name, Linkname: w.file, Typeflag: tar.TypeLink}
+		return w.WriteHeader(&tar.Header{Format: tar.FormatUSTAR | tar.FormatPAX, Name: e.Name, Mode: 0o644, Typeflag: tar.TypeReg})
 	default:
 		return fmt.Errorf("type %.20q is not known", e.Type)
 	}
@@ -258,5 +241,5 @@ func (w *listingWriter) entry(e listingEntry) error {
 			h.PAXRecords["SCHILY.xattr."+name] = string(value)
 		}
 	}
-	return w.tar.WriteHeader(h)
+	return w.WriteHeader(h)
 }

@@ -43,7 +43,7 @@ func (d *Draft) Apply(ctx context.Context, layer io.Reader) error {
 
 func (d *Draft) apply(ctx context.Context, layer io.Reader, max limits) (err error) {
 	a := &applier{ctx: ctx, owners: d.owners, remember: d.store.remember, parent: d.Parent(), lower: -1,
-		max: max, buf: make([]byte, 256<<10), uid: os.Geteuid()}
+		max: max, buf: make([]byte, 256<<10), uid: os.Geteuid(), names: d.names}
 	upper, err := os.OpenFile(d.Upper(), oDir, 0)
 	if err != nil {
 		return fmt.Errorf("apply layer: %w", err)
@@ -65,7 +65,7 @@ func (d *Draft) apply(ctx context.Context, layer io.Reader, max limits) (err err
 	if err := a.all(bufio.NewReaderSize(in, 256<<10)); err != nil {
 		return err
 	}
-	d.read = in.n
+	d.read, d.names = in.n, a.names
 	return nil
 }
 
@@ -101,6 +101,7 @@ type applier struct {
 	// copied are files of the parent that a hardlink of this layer made us copy
 	// up: in upper, but still the parent's to be whited out.
 	copied map[string]bool
+	names  []uint64 // nil, or of files that are not made: see ApplyListing
 
 	max   limits
 	bytes int64

@@ -24,6 +24,9 @@ func (a *applier) create(at *place, name string, h *tar.Header, r io.Reader) err
 	case tar.TypeChar, tar.TypeBlock:
 		return a.device(at, name, h)
 	}
+	if a.onlyNamed(at, name) {
+		return nil
+	}
 	return a.file(at, name, h, r)
 }
 
@@ -187,7 +190,9 @@ func (a *applier) linkTo(at *place, name, target string) (err error) {
 	} else if err == nil && isWhiteout(&st) {
 		err = unix.ENOENT
 	}
-	if err != nil {
+	if err == unix.ENOENT && a.onlyNamed(at, name) { // so is its target
+		return nil
+	} else if err != nil {
 		return err
 	}
 	if isDir(&st) {

@@ -33,6 +33,7 @@
 //	                       the layer it was applied from
 //	  tree/                the changes, in overlay's own form (user.overlay.*, whiteouts as devices 0:0)
 //	  owners               text: what files should have and could not be given; may be missing
+//	  names                hashes of the names of files that an outline does not show (outline.go); may be missing
 //	  digests              text: content, DiffID, chain and size; missing until somebody has asked;
 //	                       and of a layer that Rebase put here, its content without a parent
 //	chains/sha256/<hex>    text: the ID of a snapshot with that chain

@@ -32,6 +32,7 @@ type Draft struct {
 	read    int64     // bytes of the last Apply
 	alone   *Snapshot // see Rebase
 	sums    Sums      // see Hashed
+	names   []uint64  // see ApplyListing
 }
 
 // NewDraft starts a tree that looks like parent; nil is the empty tree. The
@@ -160,8 +161,8 @@ func (d *Draft) SetLayer(diffID digest.Digest) {
 	d.meta.layer, d.meta.size = diffID, d.read
 }
 
-// SetOutline is SetLayer of a draft to which not the layer was applied but a listing of it: names,
-// types, owners, modes and times are the layer's, the bytes of files are not. The snapshot, and
+// SetOutline is SetLayer of a draft to which not the layer was applied but a listing of it
+// (ApplyListing): directories and links are the layer's, files are not shown. The snapshot, and
 // those made on it, are outlines: Snapshot.Outline says so.
 func (d *Draft) SetOutline(diffID digest.Digest) {
 	d.SetLayer(diffID)
@@ -190,6 +191,9 @@ func (d *Draft) commit() (*Snapshot, error) {
 		if err := os.RemoveAll(work); err != nil {
 			return nil, err
 		}
+	}
+	if err := errors.Join(d.checkHidden(parent), d.writeNames()); err != nil {
+		return nil, err
 	}
 	told := d.owners.Paths() // by Apply or COPY; of what a step left, the marks tell
 	if d.mounts > 0 {        // a step ran: what it removed, and what overlay copied up

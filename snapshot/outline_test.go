@@ -23,16 +23,19 @@ func TestOutline(t *testing.T) {
 			entry(tar.TypeDir, "dir/sub/", "", owner(5, 6), xattr("user.a", "b")),
 			entry(tar.TypeSymlink, "link", "", linkTo("dir/sub")),
 			reg("dir/file", "content"),
+			entry(tar.TypeLink, "linked", "", linkTo("dir/file")),
 			reg("replaced", "content"),
 		}
 		layer := tarOf(t, files...)
 		tree := applyLayer(t, s, nil, layer, false)
-		empty := append(append([]file{}, files[:3]...), reg("dir/file", ""), entry(tar.TypeLink, "replaced", "", linkTo("dir/file")))
+		empty := append(append([]file{}, files[:3]...), reg("dir/file", ""), entry(tar.TypeLink, "linked", "", linkTo("dir/file")), reg("replaced", ""))
 		outline := applyLayer(t, s, nil, tarOf(t, empty...), true, digest.FromBytes(layer))
 		edit := func(root string) {
 			must(t, os.WriteFile(filepath.Join(root, "dir/sub/new"), []byte("new"), 0o600))
-			must(t, os.Remove(filepath.Join(root, "replaced")))
-			must(t, os.Mkdir(filepath.Join(root, "replaced"), 0o700))
+			if err := os.Remove(filepath.Join(root, "replaced")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				t.Error(err)
+			}
+			must(t, os.WriteFile(filepath.Join(root, "replaced"), []byte("new"), 0o600))
 		}
 		on, is := change(t, s, outline, edit), change(t, s, tree, edit)
 		still(t, on, is)
@@ -59,7 +62,7 @@ func TestOutline(t *testing.T) {
 		checkClean(t, s)
 
 		// What removes something does not become another layer in silence.
-		removes := change(t, s, outline, func(root string) { must(t, os.Remove(filepath.Join(root, "dir/file"))) })
+		removes := change(t, s, outline, func(root string) { must(t, os.Remove(filepath.Join(root, "link"))) })
 		digestsOf(t, removes)
 		other, err := s.Rebase(removes, tree)
 		must(t, err)
@@ -80,16 +83,45 @@ func TestOutline(t *testing.T) {
 	})
 }
 
+// A file is made in an outline only where it hides something, and none becomes a directory: of those that a
+// layer on another brought, and of those that it took away.
+func TestOutlineFiles(t *testing.T) {
+	inside(t, func(t *testing.T, mode string) {
+		s := openStore(t, mode)
+		lower := tarOf(t, entry(tar.TypeDir, "dir/", ""), entry(tar.TypeDir, "was/", ""), entry(tar.TypeSymlink, "link", "", linkTo("dir")),
+			reg("file", ""), reg("gone", ""), entry(tar.TypeChar, "dev", "", dev(1, 3)))
+		upper := tarOf(t, reg("was", ""), reg("link", ""), reg("dir/file", ""), reg(".wh.gone", ""), entry(tar.TypeLink, "dir/dev", "", linkTo("dev")))
+		below := applyLayer(t, s, nil, lower, true, digest.FromBytes(lower))
+		outline := applyLayer(t, s, below, upper, true, digest.FromBytes(upper))
+		for name, want := range map[string]bool{"tree/was": true, "tree/link": true, "tree/dir/dev": true, "tree/dir/file": false, "tree/file": false} {
+			if st, err := os.Lstat(filepath.Join(outline.Dir(), name)); (err == nil) != want || err == nil && st.IsDir() {
+				t.Errorf("%s: %v, %v", name, st, err)
+			}
+		}
+		for name, want := range map[string]error{"dir/file": errHidden, "file": errHidden, "gone": errHidden, "new": nil, "dir/new": nil} {
+			d, err := s.NewDraft(outline)
+			must(t, err)
+			must(t, os.MkdirAll(filepath.Join(d.Upper(), name, "below"), 0o755))
+			if _, err := d.Commit(); !errors.Is(err, want) {
+				t.Errorf("%s made a directory: %v", name, err)
+			}
+			d.Discard()
+		}
+		checkClean(t, s)
+	})
+}
+
 // applyLayer makes a snapshot of a layer, or of a listing of the layer with that DiffID.
 func applyLayer(t *testing.T, s *Store, parent *Snapshot, layer []byte, listing bool, diffID ...digest.Digest) *Snapshot {
 	t.Helper()
 	d, err := s.NewDraft(parent)
 	must(t, err)
 	defer d.Discard()
-	must(t, d.Apply(t.Context(), bytes.NewReader(layer)))
 	if listing {
+		must(t, d.ApplyListing(t.Context(), bytes.NewReader(layer)))
 		d.SetOutline(diffID[0])
 	} else {
+		must(t, d.Apply(t.Context(), bytes.NewReader(layer)))
 		d.SetLayer(digest.FromBytes(layer))
 	}
 	return commit(t, d)

@@ -28,8 +28,8 @@ func (s *Snapshot) ID() ID { return s.id }
 // lies on may be another: see Below.
 func (s *Snapshot) Parent() *Snapshot { return s.parent }
 
-// Outline tells whether the tree shows what there is by name only, since it is made of a listing
-// or lies on one: its digests and its own layer are right, but the bytes of files below may be missing.
+// Outline tells whether the tree shows no more than directories and links of what there is, since it is made
+// of a listing or lies on one: its digests and its own layer are right, but files below are missing.
 // Rebase lays its layer on the tree itself.
 func (s *Snapshot) Outline() bool {
 	for ; s != nil; s = s.parent {
