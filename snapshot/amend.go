@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -122,10 +123,16 @@ func (d *Draft) Amend(s *Snapshot, judge Judge) (gone []string, ok bool, err err
 	if r.anew.Load()*maxAmended > r.stays.Load() {
 		return nil, false, nil
 	}
+	unshown, err := s.Below().hidden()
+	if err != nil {
+		return fail(err)
+	}
 	for _, p := range r.gone {
-		if shown, err := s.Below().shows(p); err != nil {
+		shown, err := s.Below().shows(p)
+		if err != nil {
 			return fail(err)
-		} else if shown {
+		}
+		if _, named := slices.BinarySearch(unshown, hashName(p)); shown || named {
 			return nil, false, nil
 		}
 	}

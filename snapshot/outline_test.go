@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
 
 // What is changed on an outline is the layer that it is on the tree, has the digests that it has there, and
@@ -104,6 +105,27 @@ func TestOutlineFiles(t *testing.T) {
 			must(t, os.MkdirAll(filepath.Join(d.Upper(), name, "below"), 0o755))
 			if _, err := d.Commit(); !errors.Is(err, want) {
 				t.Errorf("%s made a directory: %v", name, err)
+			}
+			d.Discard()
+		}
+
+		// What an amendment takes away shows the base's file again.
+		made := change(t, s, outline, func(root string) {
+			for name, size := range map[string]int{"file": 1, "new": 1, "stays": 1 << 20} {
+				must(t, os.WriteFile(filepath.Join(root, name), make([]byte, size), 0o600))
+			}
+		})
+		for gone, want := range map[string]bool{"file": false, "new": true} {
+			d, err := s.NewDraft(outline)
+			must(t, err)
+			_, ok, err := d.Amend(made, func(p string, _ *unix.Stat_t, _ map[string]string) Verdict {
+				if p == gone {
+					return Gone
+				}
+				return Stays
+			})
+			if err != nil || ok != want {
+				t.Errorf("without %s: amended %v, %v", gone, ok, err)
 			}
 			d.Discard()
 		}
