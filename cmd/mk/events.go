@@ -9,11 +9,11 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"text/template"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"mk/cmd/mk/template"
 	"mk/container"
 )
 
@@ -116,7 +116,7 @@ func eventFormat(format string) (func(io.Writer, container.Event) error, error) 
 	case "json", "{{json .}}":
 		return func(w io.Writer, e container.Event) error { return json.NewEncoder(w).Encode(e) }, nil
 	}
-	t, err := template.New("format").Funcs(templateFuncs).Parse(format + "\n")
+	t, err := template.Parse(format + "\n")
 	if err != nil {
 		return nil, fmt.Errorf("--format: %w", err)
 	}

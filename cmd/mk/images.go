@@ -1,15 +1,11 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"path"
 	"slices"
 	"strings"
-	"text/tabwriter"
-	"text/template"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -184,70 +180,4 @@ func (s *store) imageFilter(args, filters []string, list []image.Summary) (func(
 		}
 		return true
 	}, nil
-}
-
-// printRows prints values by a --format: "table TEMPLATE", a template, or json. heads are headings
-// of a table in place of the usual ones.
-func printRows[T any](w io.Writer, format string, rows []T, heads ...map[string]string) error {
-	if format == "json" {
-		enc := json.NewEncoder(w)
-		for _, r := range rows {
-			if err := enc.Encode(r); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	body, table := strings.CutPrefix(format, "table ")
-	body = strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(body)
-	t, err := template.New("format").Funcs(templateFuncs).Parse(body + "\n")
-	if err != nil {
-		return fmt.Errorf("--format: %w", err)
-	}
-	out := w
-	if table {
-		tw := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
-		defer tw.Flush()
-		out = tw
-		fmt.Fprintln(tw, tableHead(body, append(heads, headings)...))
-	}
-	for _, r := range rows {
-		if err := t.Execute(out, r); err != nil {
-			return fmt.Errorf("--format: %w", err)
-		}
-	}
-	return nil
-}
-
-// templateFuncs are those of docker's --format that people use.
-var templateFuncs = template.FuncMap{
-	"json": func(v any) (string, error) {
-		b, err := json.Marshal(v)
-		return string(b), err
-	},
-	"join":  strings.Join,
-	"lower": strings.ToLower,
-	"upper": strings.ToUpper,
-	"split": strings.Split,
-}
-
-// headings are docker's, where they are not the field's name in capitals.
-var headings = map[string]string{
-	"ID": "IMAGE ID", "CreatedSince": "CREATED", "CreatedAt": "CREATED AT", "CreatedBy": "CREATED BY",
-}
-
-// tableHead makes the first line of a table out of its template's fields.
-func tableHead(body string, headings ...map[string]string) string {
-	var cells []string
-	for _, cell := range strings.Split(body, "\t") {
-		name := strings.Trim(cell, "{}. ")
-		for _, known := range headings {
-			if h, ok := known[name]; ok {
-				name = h
-				break
-			}
-		}
-		cells = append(cells, strings.ToUpper(name))
-	}
-	return strings.Join(cells, "\t")
 }

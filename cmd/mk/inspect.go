@@ -1,12 +1,9 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
-	"text/template"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -69,26 +66,6 @@ func newContainerInspect(a *app) *cobra.Command {
 	c.Use, c.Short = "inspect [flags] NAME...", "Print all that is known of containers, as JSON"
 	c.Flags().Set("type", "container")
 	return c
-}
-
-// printDocuments prints documents as JSON, or each by a template.
-func printDocuments[T any](docs []T, format string) error {
-	if format == "" || format == "json" {
-		enc := json.NewEncoder(os.Stdout)
-		enc.SetEscapeHTML(false)
-		enc.SetIndent("", "    ")
-		return enc.Encode(docs)
-	}
-	t, err := template.New("format").Funcs(templateFuncs).Parse(format + "\n")
-	if err != nil {
-		return fmt.Errorf("--format: %w", err)
-	}
-	for _, doc := range docs {
-		if err := t.Execute(os.Stdout, doc); err != nil {
-			return fmt.Errorf("--format: %w", err)
-		}
-	}
-	return nil
 }
 
 // anyDocument finds what has a name: a container, else an image, of a platform if one is given, else a volume.

@@ -35,7 +35,8 @@ var mayImport = map[string][]string{
 	"mk/container/nofile": {}, // nothing at all: see there
 	"mk/builder":          {"mk/recipe", "mk/image", "mk/snapshot", "mk/container", "mk/builder/sbom"},
 	"mk/builder/sbom":     {}, // knows trees and package managers, nothing of mk
-	"mk/cmd/mk":           {"mk/recipe", "mk/snapshot", "mk/userns", "mk/image", "mk/image/registry", "mk/container", "mk/builder", "mk/builder/sbom"},
+	"mk/cmd/mk/template":  {}, // of --format: knows the language, nothing of what it prints
+	"mk/cmd/mk":           {"mk/cmd/mk/template", "mk/recipe", "mk/snapshot", "mk/userns", "mk/image", "mk/image/registry", "mk/container", "mk/builder", "mk/builder/sbom"},
 	"mk/bench":            {},
 }
 
