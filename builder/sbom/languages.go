@@ -1,7 +1,6 @@
 package sbom
 
 import (
-	"debug/buildinfo"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -9,7 +8,6 @@ import (
 	"maps"
 	"os"
 	"path"
-	"runtime/debug"
 	"slices"
 	"strings"
 )
@@ -17,12 +15,8 @@ import (
 // goProgram reads what Go's linker wrote into a program about its modules. Files
 // that are no ELF, or of no Go, tell nothing.
 func (s *scan) goProgram(f *os.File, name string) {
-	magic := make([]byte, 4)
-	if _, err := f.ReadAt(magic, 0); err != nil || string(magic) != "\x7fELF" {
-		return
-	}
-	info, ok := readBuildInfo(f)
-	if !ok {
+	info, err := goBuildInfo(f)
+	if err != nil {
 		return
 	}
 	// The sums ("h1:…") are hashes of a module's files' hashes, for which SPDX has no name.
@@ -47,18 +41,6 @@ func (s *scan) goProgram(f *os.File, name string) {
 		}
 		add(m.Path, m.Version)
 	}
-}
-
-// readBuildInfo keeps a file that is made to break debug/elf, which is not hardened
-// (see its documentation), from ending mk.
-func readBuildInfo(f *os.File) (info *debug.BuildInfo, ok bool) {
-	defer func() {
-		if recover() != nil {
-			info, ok = nil, false
-		}
-	}()
-	info, err := buildinfo.Read(f)
-	return info, err == nil
 }
 
 // npm reads a package-lock.json, of any of its three versions.
