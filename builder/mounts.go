@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 
@@ -245,7 +246,7 @@ func (r *runStep) addMounts(ctx context.Context, spec *container.Spec, held *run
 			return fmt.Errorf("RUN --mount=type=%s is not supported", m.Type)
 		}
 	}
-	slices.SortStableFunc(trees, func(a, b container.Mount) int { return strings.Compare(a.Dest, b.Dest) })
+	sort.SliceStable(trees, func(i, j int) bool { return trees[i].Dest < trees[j].Dest })
 	spec.Mounts = slices.Concat(spec.Mounts, trees, rest)
 	return nil
 }

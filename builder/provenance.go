@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -206,7 +207,7 @@ func (p *Provenance) facts() facts {
 	} else {
 		add(p.From)
 	}
-	slices.SortFunc(f.request.Locals, func(a, b slsaLocal) int { return strings.Compare(a.Name, b.Name) })
+	sort.Slice(f.request.Locals, func(i, j int) bool { return f.request.Locals[i].Name < f.request.Locals[j].Name })
 	for key, value := range p.Args {
 		if !p.Max && (strings.HasPrefix(key, "build-arg:") || strings.HasPrefix(key, "label:")) {
 			f.complete = false

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"sort"
 	"strings"
 	"sync"
 	"time"
@@ -381,6 +382,6 @@ func (e *engine) doubt(n *Node) bool {
 
 // sortedSteps orders records by their keys, each once: equal builds write equal documents.
 func sortedSteps(steps []cachedStep) []cachedStep {
-	slices.SortFunc(steps, func(a, b cachedStep) int { return strings.Compare(string(a.Key), string(b.Key)) })
+	sort.Slice(steps, func(i, j int) bool { return steps[i].Key < steps[j].Key })
 	return slices.CompactFunc(steps, func(a, b cachedStep) bool { return a.Key == b.Key })
 }

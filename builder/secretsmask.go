@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"slices"
+	"sort"
 )
 
 // secretMask replaces secrets in what a step writes by ****. It looks for each
@@ -30,7 +31,7 @@ func (m *secretMask) add(secret []byte) {
 		m.words = append(m.words, bytes.Clone(line))
 		m.starts[line[0]] = true
 	}
-	slices.SortStableFunc(m.words, func(a, b []byte) int { return len(b) - len(a) })
+	sort.SliceStable(m.words, func(i, j int) bool { return len(m.words[i]) > len(m.words[j]) })
 }
 
 // writer masks what is written to w. It holds back the beginning of what may

@@ -9,7 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -320,7 +320,7 @@ func (s *Store) List() ([]*Container, error) {
 		}
 		all = append(all, c)
 	}
-	slices.SortFunc(all, func(a, b *Container) int { return b.Created.Compare(a.Created) })
+	sort.Slice(all, func(i, j int) bool { return all[i].Created.After(all[j].Created) })
 	return all, nil
 }
 

@@ -7,7 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
+	"sort"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -41,7 +41,7 @@ func (s *Store) GC(ctx context.Context, keep func(digest.Digest) bool) (Freed, e
 		return freed, fmt.Errorf("collect garbage: %w", err)
 	}
 	// Indexes, then manifests, then the rest: killed in between, no manifest is left that names what is gone.
-	slices.SortStableFunc(dead, func(a, b v1.Descriptor) int { return deletionOrder(a) - deletionOrder(b) })
+	sort.SliceStable(dead, func(i, j int) bool { return deletionOrder(dead[i]) < deletionOrder(dead[j]) })
 	for _, d := range dead {
 		if err := ctx.Err(); err != nil {
 			return freed, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -232,11 +233,11 @@ func notFound(ix *v1.Index, name string) error {
 			all = append(all, near{full, d})
 		}
 	}
-	slices.SortFunc(all, func(a, b near) int {
-		if a.distance != b.distance {
-			return a.distance - b.distance
+	sort.Slice(all, func(i, j int) bool {
+		if a, b := all[i].distance, all[j].distance; a != b {
+			return a < b
 		}
-		return strings.Compare(a.name, b.name)
+		return all[i].name < all[j].name
 	})
 	e := &NotFoundError{Name: name}
 	for _, n := range all[:min(3, len(all))] {
@@ -295,11 +296,11 @@ func (s *Store) Summaries(ctx context.Context) ([]Summary, error) {
 		sum.Reference, _ = ParseReference(t.Name) // zero for ""
 		out = append(out, sum)
 	}
-	slices.SortStableFunc(out, func(a, b Summary) int {
-		if c := b.Created.Compare(a.Created); c != 0 {
-			return c
+	sort.SliceStable(out, func(i, j int) bool {
+		if c := out[i].Created.Compare(out[j].Created); c != 0 {
+			return c > 0
 		}
-		return strings.Compare(a.Reference.String(), b.Reference.String())
+		return out[i].Reference.String() < out[j].Reference.String()
 	})
 	return out, nil
 }

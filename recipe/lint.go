@@ -1,10 +1,10 @@
 package recipe
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"slices"
+	"sort"
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
@@ -34,7 +34,7 @@ func (rep *reporter) at(comments []string) *linter.Linter {
 
 // sorted gives what was found in the order of the file.
 func (rep *reporter) sorted() []Warning {
-	slices.SortStableFunc(rep.found, func(a, b Warning) int { return cmp.Compare(a.Pos.Start, b.Pos.Start) })
+	sort.SliceStable(rep.found, func(i, j int) bool { return rep.found[i].Pos.Start < rep.found[j].Pos.Start })
 	return rep.found
 }
 

@@ -1,8 +1,8 @@
 package recipe
 
 import (
-	"cmp"
 	"slices"
+	"sort"
 )
 
 // Outline is what a target can be given: the data of "--call outline".
@@ -63,10 +63,10 @@ func NewOutline(r *Recipe, facts Facts) (*Outline, error) {
 
 	// The target's own declaration of a name comes first and stays.
 	o.Args = firsts(o.Args, func(a OutlineArg) string { return a.Name })
-	slices.SortStableFunc(o.Args, func(a, b OutlineArg) int { return cmp.Compare(a.Pos.Start, b.Pos.Start) })
+	sort.SliceStable(o.Args, func(i, j int) bool { return o.Args[i].Pos.Start < o.Args[j].Pos.Start })
 	for _, list := range []*[]OutlineMount{&o.Secrets, &o.SSH, &o.Caches} {
 		*list = firsts(*list, func(m OutlineMount) string { return m.ID })
-		slices.SortStableFunc(*list, func(a, b OutlineMount) int { return cmp.Compare(a.Pos.Start, b.Pos.Start) })
+		sort.SliceStable(*list, func(i, j int) bool { return (*list)[i].Pos.Start < (*list)[j].Pos.Start })
 	}
 	return o, nil
 }

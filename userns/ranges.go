@@ -6,7 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
-	"slices"
+	"sort"
 	"strconv"
 	"strings"
 
@@ -118,7 +118,7 @@ func fromIDTools(in []idtools.SubIDRange) []Range {
 // tidy sorts ranges and drops those that overlap another one or contain self: the same range may
 // be listed by name and by number, and newuidmap refuses a map with an ID in it twice.
 func tidy(in []Range, self uint32) []Range {
-	slices.SortFunc(in, func(a, b Range) int { return int(int64(a.Outside) - int64(b.Outside)) })
+	sort.Slice(in, func(i, j int) bool { return in[i].Outside < in[j].Outside })
 	var out []Range
 	end := uint32(0)
 	for _, r := range in {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"sort"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -65,9 +66,10 @@ func Scan(ctx context.Context, root *os.File) (Inventory, error) {
 	if err := s.walk(top, "", 0); err != nil {
 		return s.found, err
 	}
-	slices.SortFunc(s.found.Packages, func(a, b Package) int {
+	sort.Slice(s.found.Packages, func(i, j int) bool {
+		a, b := s.found.Packages[i], s.found.Packages[j]
 		return cmp.Or(strings.Compare(a.Type, b.Type), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name),
-			strings.Compare(a.Version, b.Version), strings.Compare(a.Arch, b.Arch), strings.Compare(a.From, b.From))
+			strings.Compare(a.Version, b.Version), strings.Compare(a.Arch, b.Arch), strings.Compare(a.From, b.From)) < 0
 	})
 	s.found.Packages = slices.CompactFunc(s.found.Packages, func(a, b Package) bool {
 		return a.URL() == b.URL() && a.From == b.From

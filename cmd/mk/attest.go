@@ -14,6 +14,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -453,6 +454,6 @@ func (b *built) files(ctx context.Context, r *builder.Result) ([]image.Subject, 
 		}
 		list = append(list, image.Subject{Name: name, Digest: map[string]string{"sha256": sums[name]}})
 	}
-	slices.SortFunc(list, func(a, b image.Subject) int { return strings.Compare(a.Name, b.Name) })
+	sort.Slice(list, func(i, j int) bool { return list[i].Name < list[j].Name })
 	return list, nil
 }

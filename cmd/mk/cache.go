@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -48,7 +49,7 @@ func newCacheLs(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		slices.SortStableFunc(list, func(a, b builder.CacheInfo) int { return b.Used.Compare(a.Used) })
+		sort.SliceStable(list, func(i, j int) bool { return list[i].Used.After(list[j].Used) })
 		var lines []cacheLine
 		for _, i := range list {
 			if quiet {
@@ -192,7 +193,7 @@ func cachePicker(args, filters []string) (func([]builder.CacheInfo) (picked []bu
 				picked = append(picked, i)
 			}
 		}
-		slices.SortFunc(picked, func(a, b builder.CacheInfo) int { return strings.Compare(a.Name, b.Name) })
+		sort.Slice(picked, func(i, j int) bool { return picked[i].Name < picked[j].Name })
 		return picked, ""
 	}, nil
 }

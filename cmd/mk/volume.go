@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -231,7 +232,7 @@ func (s *store) volumes() ([]volume, error) {
 		}
 		all = append(all, v)
 	}
-	slices.SortFunc(all, func(a, b volume) int { return strings.Compare(a.Name, b.Name) })
+	sort.Slice(all, func(i, j int) bool { return all[i].Name < all[j].Name })
 	return all, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 
@@ -228,8 +229,8 @@ func (w *words) outerMounts(ctx context.Context, s *store, opened *[]*os.File) (
 		}
 		mounts = append(mounts, m)
 	}
-	depth := func(m container.Mount) int { return strings.Count(strings.TrimSuffix(m.Dest, "/"), "/") }
-	slices.SortStableFunc(mounts, func(a, b container.Mount) int { return depth(a) - depth(b) })
+	depth := func(i int) int { return strings.Count(strings.TrimSuffix(mounts[i].Dest, "/"), "/") }
+	sort.SliceStable(mounts, func(i, j int) bool { return depth(i) < depth(j) })
 	return mounts, nil
 }
 
