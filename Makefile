@@ -3,7 +3,7 @@ export CGO_ENABLED = 0
 GO ?= go
 
 mk: ## bin/mk, the static binary
-	$(GO) build -trimpath -ldflags='-s -w' -o bin/mk ./cmd/mk
+	GO='$(GO)' sh .ci/build -o bin/mk
 demo: ## build mk, an example image, and run it, not as root
 	sh .ci/demo
 check: ## install what tests need, then lint and test
@@ -18,6 +18,8 @@ fuzz: ## each fuzz test for FUZZTIME
 	sh .ci/fuzz $(or $(FUZZTIME),10s)
 lint: ## gofmt, go vet, and the house's own rules
 	sh .ci/lint
+size: ## the binary's size, of at most 15 MB; of a larger one, what it is made of
+	sh .ci/size
 bench: mk ## mk beside floors and peers (bench/README.md)
 	sh .ci/bench
 examples: ## build and run every example
@@ -29,4 +31,4 @@ clean: ## bin and .cache
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
 
-.PHONY: mk demo check test test-vm race fuzz lint bench examples verify clean help
+.PHONY: mk demo check test test-vm race fuzz lint size bench examples verify clean help
