@@ -17,9 +17,9 @@ const packages = "openssh-server nginx postgresql man-db systemd git"
 
 // installs are apt-get install of a large set of packages, that are downloaded before: in a chroot of
 // a user namespace for the floor, as a RUN step in mode subid, and in mode single.
-func (b *bench) installs() *work {
+func (b *bench) installs(debian func() error) *work {
 	recipe, err := b.recipe("Install", "FROM downloaded", "RUN DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-download --no-install-recommends "+packages)
-	downloaded := sync.OnceValue(func() error { return errors.Join(err, b.download()) })
+	downloaded := sync.OnceValue(func() error { return errors.Join(err, b.download(debian)) })
 	step := func(mode string) contestant {
 		return contestant{name: map[string]string{"subid": "mk", "single": "mk in mode single"}[mode], prepare: downloaded, command: func() *exec.Cmd {
 			return b.in(mode, "build", "-q", "--no-cache", "--security-opt", "no-new-privileges=false", "-f", recipe, b.path("base"))
@@ -40,29 +40,69 @@ func (b *bench) installs() *work {
 	}}
 }
 
-// download makes the image "downloaded" in the stores of both modes: a minbase that has the packages
-// as files. It takes mmdebstrap, and the distribution's mirror.
-func (b *bench) download() error {
+// debian makes the image "debian", a minbase, in the store of mode subid. It takes mmdebstrap, and the
+// distribution's mirror.
+func (b *bench) debian() error {
 	if _, err := exec.LookPath("mmdebstrap"); err != nil {
 		return err
 	}
 	if _, err := output(b.command("sh", "-c", ". /etc/os-release && exec mmdebstrap --mode=unshare --variant=minbase --quiet $VERSION_CODENAME $BENCH/debian.tar")); err != nil {
 		return err
 	}
-	recipe, err := b.recipe("Download", "FROM debian", "RUN rm -f /etc/apt/apt.conf.d/docker-clean; apt-get update -qq && apt-get install -qq -y --download-only --no-install-recommends "+packages)
+	_, err := output(b.in("subid", "import", b.path("debian.tar"), "debian"))
+	return err
+}
+
+// inBothModes builds an image in the store of mode subid, and brings it into that of mode single.
+func (b *bench) inBothModes(image string, recipe ...string) error {
+	file, err := b.recipe(image, recipe...)
 	if err != nil {
 		return err
 	}
+	archive := b.path(image + ".oci")
 	for _, cmd := range []*exec.Cmd{
-		b.in("subid", "import", b.path("debian.tar"), "debian"),
-		b.in("subid", "build", "-q", "-t", "downloaded", "-f", recipe, b.path("base")),
-		b.in("subid", "build", "-q", "-o", "type=tar,dest="+b.path("downloaded.tar"), "-f", recipe, b.path("base")),
-		b.in("subid", "save", "-q", "-o", b.path("downloaded.oci"), "downloaded"),
-		b.in("single", "load", "-q", "-i", b.path("downloaded.oci")),
+		b.in("subid", "build", "-q", "-t", image, "--security-opt", "no-new-privileges=false", "-f", file, b.path("base")),
+		b.in("subid", "save", "-q", "-o", archive, image),
+		b.in("single", "load", "-q", "-i", archive),
 	} {
 		if _, err := output(cmd); err != nil {
 			return err
 		}
+	}
+	return os.Remove(archive)
+}
+
+// compiling is gcc and make at 200 small sources of five headers of libc each, in mode single and in mode
+// subid.
+func (b *bench) compiling(debian func() error) *work {
+	recipe, err := b.recipe("Compile", "FROM compiler", "RUN make -s -C /src")
+	prepared := sync.OnceValue(func() error {
+		return errors.Join(err, debian(), b.inBothModes("compiler", "FROM debian",
+			"RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends gcc libc6-dev make",
+			`RUN mkdir /src && cd /src && i=0; while [ $i -lt 200 ]; do for h in stdio stdlib string unistd sys/stat; do echo "#include <$h.h>"; done > f$i.c; `+
+				`echo "int f$i(char **v) { struct stat s; return stat(v[0], &s) == 0 && s.st_size > $i ? printf(\"%s\", v[1]) : (int)strlen(v[0]); }" >> f$i.c; i=$((i+1)); done`,
+			`RUN cd /src && printf 'all: $(patsubst %%.c,%%.o,$(wildcard *.c))\n%%.o: %%.c\n\tgcc -O2 -MD -c -o $@ $<\n' > Makefile`))
+	})
+	in := func(who, mode string) contestant {
+		return contestant{name: who, prepare: prepared, command: func() *exec.Cmd {
+			return b.in(mode, "build", "-q", "--no-cache", "-f", recipe, b.path("base"))
+		}}
+	}
+	return &work{name: "single/subid: gcc at 200 sources", mark: "≤ 1.05", contestants: []contestant{in("floor", "subid"), in("mk", "single")}}
+}
+
+// download makes the image "downloaded" in the stores of both modes: a minbase that has the packages
+// as files.
+func (b *bench) download(debian func() error) error {
+	if err := debian(); err != nil {
+		return err
+	}
+	recipe := []string{"FROM debian", "RUN rm -f /etc/apt/apt.conf.d/docker-clean; apt-get update -qq && apt-get install -qq -y --download-only --no-install-recommends " + packages}
+	if err := b.inBothModes("downloaded", recipe...); err != nil {
+		return err
+	}
+	if _, err := output(b.in("subid", "build", "-q", "-o", "type=tar,dest="+b.path("downloaded.tar"), "-f", b.path("downloaded"), b.path("base"))); err != nil {
+		return err
 	}
 	if st, err := os.Stat(b.path("downloaded.tar")); err != nil || st.Size() == 0 {
 		return fmt.Errorf("the downloaded tree is empty: %w", err)

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	inmemory "github.com/google/go-containerregistry/pkg/registry"
 )
@@ -30,11 +31,12 @@ exec unshare -Urmpf sh -c '
 const write20000 = `mkdir /d && cd /d && i=0; while [ $i -lt 20000 ]; do echo $i > $i; i=$((i+1)); done`
 
 func (b *bench) works() []*work {
+	debian := sync.OnceValue(b.debian)
 	return append([]*work{
 		b.version(), b.runTrue(), b.fiftySteps(), b.sleeps(), b.chain(), b.fan(), b.plan(),
 		b.noOpRebuild(), b.noOpCache(), b.oneChanged(), b.copyFiles(), b.writeFilesInStep(), b.save(), b.copyAndSave(), b.memory(),
 		b.noOpMany(), b.hashMany(), b.memoryMany(), b.published(), b.wayOut(), b.layerDigest(),
-	}, slices.Concat(b.containers(), b.modes(), []*work{b.installs()}, b.registryWorks())...)
+	}, slices.Concat(b.containers(), b.modes(), []*work{b.compiling(debian), b.installs(debian)}, b.registryWorks())...)
 }
 
 // recipe writes one into the bench's directory.
