@@ -165,7 +165,9 @@ type served struct {
 	last     lastKnown
 	answered atomic.Uint64 // calls
 
-	idle    atomic.Bool   // the first thread waits without a P: there are no calls
+	leader  atomic.Int32  // the first thread
+	rest    atomic.Bool   // it shall wait without a P
+	idle    atomic.Bool   // it does: there are no calls
 	busy    chan struct{} // wakes watch when there are
 	over    chan struct{} // closed by stop
 	running sync.WaitGroup
@@ -175,8 +177,8 @@ type served struct {
 }
 
 const (
-	idleAfter  = 20 * time.Millisecond  // how long the first thread waits for a call with its P
 	lookEvery  = 10 * time.Millisecond  // how often watch looks whether calls wait
+	isIdle     = 2                      // looks at which none waits and none was answered since the one before
 	isStuck    = 2                      // looks at which calls wait and none was answered since the one before
 	isBehind   = 10                     // looks at which calls wait
 	helpFor    = 100 * time.Millisecond // how long another thread helps
@@ -220,7 +222,7 @@ func (s *served) stop() {
 func (s *served) watch() {
 	defer s.running.Done()
 	for {
-		stuck, behind := 0, 0
+		quiet, stuck, behind := 0, 0, 0
 		for done := s.answered.Load(); stuck < isStuck && behind < isBehind; {
 			look := time.After(lookEvery)
 			if s.idle.Load() {
@@ -235,13 +237,11 @@ func (s *served) watch() {
 			fds := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}}
 			unix.Poll(fds, 0)
 			now := s.answered.Load()
-			switch {
-			case fds[0].Revents&unix.POLLIN == 0:
-				stuck, behind = 0, 0
-			case now != done:
-				stuck, behind = 0, behind+1
-			default:
-				stuck, behind = stuck+1, behind+1
+			waits, answers := fds[0].Revents&unix.POLLIN != 0, now != done
+			quiet, stuck, behind = counted(quiet, !waits && !answers), counted(stuck, waits && !answers), counted(behind, waits)
+			if quiet >= isIdle {
+				s.rest.Store(true)
+				unix.Tgkill(unix.Getpid(), int(s.leader.Load()), unix.SIGURG)
 			}
 			done = now
 		}
@@ -253,6 +253,14 @@ func (s *served) watch() {
 		}
 		s.mu.Unlock()
 	}
+}
+
+// counted is how often in a row something was so.
+func counted(before int, so bool) int {
+	if !so {
+		return 0
+	}
+	return before + 1
 }
 
 // thread is one thread that answers. It ends with its goroutine, as it is no longer like others.
@@ -282,6 +290,9 @@ func (s *served) thread(started chan<- error, helps bool) {
 	s.mu.Lock()
 	s.threads = append(s.threads, unix.Gettid())
 	s.mu.Unlock()
+	if !helps {
+		s.leader.Store(int32(unix.Gettid()))
+	}
 	started <- nil
 	for begin := time.Now(); !s.ended(); {
 		if !helps {
@@ -380,16 +391,16 @@ func (t *tracer) rootAt(path string) error {
 // await returns when there may be a call. Go takes the P from a thread that waits in the kernel, and
 // what that costs for each call (a thread of Go's that looks for such, every 20 µs, and getting a P
 // back) is as much as the answer. So while calls come this thread keeps its P. Go asks for it back
-// by a signal, which ends the wait.
+// by a signal, which ends the wait, and so does watch when no calls come: a timer for each wait would cost
+// as much as the wait.
 func (t *tracer) await() {
 	for !t.ended() {
 		fds := []unix.PollFd{{Fd: int32(t.fd), Events: unix.POLLIN}}
-		patience := unix.NsecToTimespec(int64(idleAfter))
-		n, _, e := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fds[0])), 1, uintptr(unsafe.Pointer(&patience)), 0, 0, 0)
+		n, _, e := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fds[0])), 1, 0, 0, 0, 0)
 		if e == 0 && n > 0 {
 			return
 		}
-		if e == 0 {
+		if t.rest.Swap(false) {
 			t.idle.Store(true)
 			unix.Poll(fds, -1)
 			t.idle.Store(false)
