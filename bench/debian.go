@@ -53,42 +53,22 @@ func (b *bench) debian() error {
 	return err
 }
 
-// inBothModes builds an image in the store of mode subid, and brings it into that of mode single.
-func (b *bench) inBothModes(image string, recipe ...string) error {
-	file, err := b.recipe(image, recipe...)
-	if err != nil {
-		return err
-	}
-	archive := b.path(image + ".oci")
-	for _, cmd := range []*exec.Cmd{
-		b.in("subid", "build", "-q", "-t", image, "--security-opt", "no-new-privileges=false", "-f", file, b.path("base")),
-		b.in("subid", "save", "-q", "-o", archive, image),
-		b.in("single", "load", "-q", "-i", archive),
-	} {
-		if _, err := output(cmd); err != nil {
-			return err
-		}
-	}
-	return os.Remove(archive)
-}
-
-// compiling is gcc and make at 200 small sources of five headers of libc each, in mode single and in mode
-// subid.
+// compiling is gcc and make at 200 small sources of five headers of libc each.
 func (b *bench) compiling(debian func() error) *work {
-	recipe, err := b.recipe("Compile", "FROM compiler", "RUN make -s -C /src")
-	prepared := sync.OnceValue(func() error {
-		return errors.Join(err, debian(), b.inBothModes("compiler", "FROM debian",
+	return b.compared("single/subid: gcc at 200 sources", "≤ 1.05", "compiler", "make -s -C /src", func() error {
+		return errors.Join(debian(), b.inBothModes("compiler", "FROM debian",
 			"RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends gcc libc6-dev make",
 			`RUN mkdir /src && cd /src && i=0; while [ $i -lt 200 ]; do for h in stdio stdlib string unistd sys/stat; do echo "#include <$h.h>"; done > f$i.c; `+
 				`echo "int f$i(char **v) { struct stat s; return stat(v[0], &s) == 0 && s.st_size > $i ? printf(\"%s\", v[1]) : (int)strlen(v[0]); }" >> f$i.c; i=$((i+1)); done`,
 			`RUN cd /src && printf 'all: $(patsubst %%.c,%%.o,$(wildcard *.c))\n%%.o: %%.c\n\tgcc -O2 -MD -c -o $@ $<\n' > Makefile`))
 	})
-	in := func(who, mode string) contestant {
-		return contestant{name: who, prepare: prepared, command: func() *exec.Cmd {
-			return b.in(mode, "build", "-q", "--no-cache", "-f", recipe, b.path("base"))
-		}}
-	}
-	return &work{name: "single/subid: gcc at 200 sources", mark: "≤ 1.05", contestants: []contestant{in("floor", "subid"), in("mk", "single")}}
+}
+
+// unpacking is the distribution's tar, which opens each file, and changes owner, mode and times of what it opened.
+func (b *bench) unpacking(debian func() error) *work {
+	return b.compared("single/subid: tar x --same-owner, 20,000 files", "≤ 2", "packed", "mkdir /o && tar -xf /s.tar --same-owner -C /o", func() error {
+		return errors.Join(debian(), b.inBothModes("packed", "FROM debian", "RUN "+pack))
+	})
 }
 
 // download makes the image "downloaded" in the stores of both modes: a minbase that has the packages

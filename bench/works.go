@@ -36,7 +36,7 @@ func (b *bench) works() []*work {
 		b.version(), b.runTrue(), b.fiftySteps(), b.sleeps(), b.chain(), b.fan(), b.plan(),
 		b.noOpRebuild(), b.noOpCache(), b.oneChanged(), b.copyFiles(), b.writeFilesInStep(), b.save(), b.copyAndSave(), b.memory(),
 		b.noOpMany(), b.hashMany(), b.memoryMany(), b.published(), b.wayOut(), b.layerDigest(),
-	}, slices.Concat(b.containers(), b.modes(), []*work{b.compiling(debian), b.installs(debian)}, b.registryWorks())...)
+	}, slices.Concat(b.containers(), b.modes(debian), []*work{b.installs(debian)}, b.registryWorks())...)
 }
 
 // recipe writes one into the bench's directory.
