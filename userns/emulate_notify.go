@@ -50,9 +50,28 @@ type addFD struct {
 	flags, srcFD, newFD, newFDFlags uint32
 }
 
+// ioctl asks again when a signal was in the way, of which Go sends itself many: the kernel takes its lock
+// interruptibly, and an answer that is not given is waited for for ever. Who receives is to be woken.
 func ioctl(fd int, request uintptr, arg unsafe.Pointer) (uintptr, unix.Errno) {
-	r, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(arg))
-	return r, e
+	for {
+		r, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(arg))
+		if e != unix.EINTR || request == notifRecv {
+			return r, e
+		}
+	}
+}
+
+// handOverFD makes a descriptor the caller's, and its number the answer. Signals wait meanwhile: one that
+// comes before the caller took it ends the call with 0, as if that were the number (seccomp_notify_addfd
+// takes the request back, and not the answer; Linux 6.18).
+func handOverFD(fd int, a *addFD) unix.Errno {
+	all := ^uint64(0)
+	var was uint64
+	const size = 8 // of the kernel's signal set
+	unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_BLOCK, uintptr(unsafe.Pointer(&all)), uintptr(unsafe.Pointer(&was)), size, 0, 0)
+	_, _, e := unix.RawSyscall(unix.SYS_IOCTL, uintptr(fd), notifAddFD, uintptr(unsafe.Pointer(a)))
+	unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&was)), 0, size, 0, 0)
+	return e
 }
 
 // reply is what becomes of a call.

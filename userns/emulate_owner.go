@@ -517,7 +517,7 @@ func (t *tracer) handOver(fd int, p place, access []byte, flags int) reply {
 		return failed(e)
 	}
 	a := addFD{id: t.n.id, flags: addFDSend, srcFD: uint32(fd), newFDFlags: uint32(flags & unix.O_CLOEXEC)}
-	if _, e := ioctl(t.fd, notifAddFD, unsafe.Pointer(&a)); e != 0 {
+	if e := handOverFD(t.fd, &a); e != 0 {
 		return failed(e)
 	}
 	return reply{how: replySent}

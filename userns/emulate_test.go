@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -133,8 +134,13 @@ func emulate(name string) int {
 		fmt.Println("serve:", err)
 		return 1
 	}
+	over := make(chan struct{})
+	if name == "signals" {
+		go signalThreads(over)
+	}
 	unix.Write(pair[0], []byte("go"))
 	err = cmd.Wait()
+	close(over)
 	stop()
 	if err != nil {
 		fmt.Println("subject:", err)
@@ -145,6 +151,24 @@ func emulate(name string) int {
 		return 1
 	}
 	return 0
+}
+
+// signalThreads sends this process's threads the signal that Go sends them, thousands of times as often.
+func signalThreads(over chan struct{}) {
+	for {
+		tasks, _ := os.ReadDir("/proc/self/task")
+		for range 100 {
+			select {
+			case <-over:
+				return
+			default:
+			}
+			for _, task := range tasks {
+				tid, _ := strconv.Atoi(task.Name())
+				unix.Tgkill(unix.Getpid(), tid, unix.SIGURG)
+			}
+		}
+	}
 }
 
 // beSubject is a process like a container's: another root, the filter, and then the calls.
@@ -532,6 +556,24 @@ var subjects = map[string]func() string{
 			unix.Getuid()
 		}
 		return expect(time.Since(begin) < slow/2, true)
+	},
+	// Nor do signals take an answer away, or make another of it.
+	"signals": func() string {
+		os.Chmod("/", 0o777)
+		unix.Setgid(34)
+		unix.Setuid(33)
+		for i := range 3000 {
+			name := strconv.Itoa(i)
+			fd, err := unix.Open(name, unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
+			if err != nil || fd <= 3 || owners(name) != "33:34" {
+				return fmt.Sprintf("open %s: %d, %v, of %s", name, fd, err, owners(name))
+			}
+			if _, err := unix.Write(fd, []byte("x")); err != nil {
+				return fmt.Sprintf("write to %d: %v", fd, err)
+			}
+			unix.Close(fd)
+		}
+		return ""
 	},
 	"killed targets": func() string {
 		if _, err := os.Stat("/bin/busybox"); err != nil {
