@@ -3,7 +3,6 @@ package builder
 import (
 	"bufio"
 	"bytes"
-	"fmt"
 	"io"
 	"os"
 	"path"
@@ -55,8 +54,8 @@ func (c *copyStep) keepUnchanged(draft *snapshot.Draft) (kept func(path string) 
 			return nil, nil, err
 		}
 	}
-	if err := k.note(sel, listing); err != nil {
-		return nil, nil, fmt.Errorf("compare with the last build's files: %w", err)
+	if !k.note(sel, listing, c.plan.Epoch != nil) {
+		return nil, nil, nil
 	}
 	if c.step.Chown != "" && (k.has("etc/passwd") || k.has("etc/group")) {
 		return nil, nil, nil // its names are those that the parent's tree has
@@ -96,6 +95,9 @@ func (c *copyStep) lastLayer(draft *snapshot.Draft) (*Selection, *snapshot.Snaps
 	}
 	now := newKeyText("", "")
 	c.describe(now)
+	if c.plan.Epoch != nil { // directories made under another one are older or newer than they would be now
+		now.Add("epoch", strconv.FormatInt(c.plan.Epoch.Unix(), 10))
+	}
 	was, files := stepFacts(before)
 	is, _ := stepFacts(now.String())
 	if !slices.Equal(was, is) || len(files) != 1 {
@@ -118,7 +120,7 @@ func stepFacts(text string) (facts, files []string) {
 	for l := range strings.Lines(text) {
 		kind, rest, _ := strings.Cut(strings.TrimSuffix(l, "\n"), " ")
 		switch kind {
-		case "mk", "platform", "parent", "epoch":
+		case "mk", "platform", "parent":
 		case "files":
 			files = append(files, rest)
 		default:
@@ -167,7 +169,11 @@ func (k *keeper) has(at string) bool {
 
 // note notes the selected files, and which of them are in a listing too. Those with several
 // names here are copied once for all of them, and so count as changed; so do those with attributes.
-func (k *keeper) note(sel *Selection, listing io.Reader) error {
+//
+// It is false if nothing may be kept: the listing cannot be read; it is of several sources, of which one may
+// lie over another; or it has a name at its top that is gone, and dated: each file made now has one time, so
+// that a directory of the parent, in which nothing is made any more, would keep that one and not its own.
+func (k *keeper) note(sel *Selection, listing io.Reader, dated bool) bool {
 	was, w := readListing(listing), sel.lister()
 	first := map[[2]uint64]*keptFile{} // of those with more names, which may be elsewhere
 	var walk func(d *fileDir, at string)
@@ -199,7 +205,10 @@ func (k *keeper) note(sel *Selection, listing io.Reader) error {
 		}
 	}
 	walk(sel.roots[0].entry.dir, k.top)
-	return was.lines.Err()
+	for !was.ended {
+		was.next()
+	}
+	return was.lines.Err() == nil && !was.mixed && !(dated && was.lost)
 }
 
 // listingReader reads a listing of one directory beside the walk that makes another.
@@ -207,6 +216,11 @@ type listingReader struct {
 	lines *bufio.Scanner
 	path  []byte // of the line at hand
 	ended bool
+	begun int    // lines
+	prev  []byte // the path before
+	met   bool   // the line at hand has been asked for
+	mixed bool   // a path came twice, or out of order: it is of several sources
+	lost  bool   // a path of one name was not asked for
 }
 
 func readListing(r io.Reader) *listingReader {
@@ -218,6 +232,11 @@ func readListing(r io.Reader) *listingReader {
 }
 
 func (l *listingReader) next() {
+	if l.begun > 1 && !l.ended && !l.met && bytes.IndexByte(l.path, '/') < 0 {
+		l.lost = true
+	}
+	l.met = false
+	l.prev = append(l.prev[:0], l.path...) // which the next line may overwrite
 	if l.ended = l.ended || !l.lines.Scan(); l.ended {
 		return
 	}
@@ -231,6 +250,9 @@ func (l *listingReader) next() {
 		}
 		l.path = []byte(path)
 	}
+	if l.begun++; l.begun > 2 && compareListed(l.prev, l.path) >= 0 || l.begun == 1 && string(line)+"\n" != listedTop {
+		l.mixed = true
+	}
 }
 
 // has tells whether the listing has that line, of that path. The paths that it is asked for come in the
@@ -241,6 +263,7 @@ func (l *listingReader) has(path, line []byte) bool {
 		case order > 0:
 			return false
 		case order == 0:
+			l.met = true
 			return bytes.Equal(l.lines.Bytes(), line[:len(line)-1])
 		}
 		l.next()

@@ -254,10 +254,39 @@ func (r *Records) Prune(all bool, keep func(*Record) bool) error {
 			return err
 		}
 	}
-	if !all {
-		return nil
+	if all {
+		return os.RemoveAll(r.dir)
 	}
-	return os.RemoveAll(r.dir)
+	kinds, err := os.ReadDir(r.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, kind := range kinds {
+		if err := removeUnfinished(filepath.Join(r.dir, kind.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unfinished is the beginning of the names of files that are not in place yet.
+const unfinished = ".tmp-"
+
+// removeUnfinished removes from dir what killed processes had not put in place.
+func removeUnfinished(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), unfinished) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // write puts a whole file in place by rename, so that no reader sees a part.
@@ -270,12 +299,12 @@ func (r *Records) write(kind, name string, data []byte) error {
 
 func (r *Records) writeBy(kind, name string, write func(io.Writer) error) error {
 	dir := filepath.Join(r.dir, kind)
-	f, err := os.CreateTemp(dir, ".tmp-")
+	f, err := os.CreateTemp(dir, unfinished)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
-		f, err = os.CreateTemp(dir, ".tmp-")
+		f, err = os.CreateTemp(dir, unfinished)
 	}
 	if err != nil {
 		return err

@@ -350,7 +350,7 @@ func (c *StatCache) replace(write func(*os.File) error) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(dir, ".tmp-")
+	tmp, err := os.CreateTemp(dir, unfinished)
 	if err != nil {
 		return err
 	}
@@ -363,4 +363,13 @@ func (c *StatCache) replace(write func(*os.File) error) error {
 		return err
 	}
 	return os.Rename(tmp.Name(), c.file)
+}
+
+// PruneStatCaches removes from dir what killed processes left, and with all the caches too. The caller holds
+// the store's exclusive lock.
+func PruneStatCaches(dir string, all bool) error {
+	if all {
+		return os.RemoveAll(dir)
+	}
+	return removeUnfinished(dir)
 }

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
@@ -219,6 +220,9 @@ var listingTypes = map[string]byte{
 
 // write writes the entry as a tar's header.
 func (e listingEntry) write(w *tar.Writer) error {
+	if strings.ContainsRune(e.Name+e.LinkName, utf8.RuneError) {
+		return fmt.Errorf("the name %q is not what it was: JSON holds UTF-8", e.Name)
+	}
 	h := &tar.Header{Format: tar.FormatPAX, Name: e.Name, Mode: e.Mode & 0o7777, Uid: e.UID, Gid: e.GID, Linkname: e.LinkName}
 	if e.ModTime != nil {
 		h.ModTime = *e.ModTime
@@ -229,7 +233,7 @@ func (e listingEntry) write(w *tar.Writer) error {
 	case ok:
 		h.Typeflag, h.Devmajor, h.Devminor = kind, e.DevMajor, e.DevMinor
 	case e.Type == "reg":
-		return w.WriteHeader(&tar.Header{Format: tar.FormatUSTAR | tar.FormatPAX, Name: e.Name, Mode: 0o644, Typeflag: tar.TypeReg})
+		return w.WriteHeader(&tar.Header{Format: tar.FormatUSTAR | tar.FormatPAX, Name: e.Name, Mode: 0o644, ModTime: h.ModTime, Typeflag: tar.TypeReg})
 	default:
 		return fmt.Errorf("type %.20q is not known", e.Type)
 	}

@@ -22,8 +22,8 @@ import (
 const pruneHelp = `Remove what nothing uses: images without a name, blobs of no image, trees that
 neither an image nor the step cache needs, and what killed processes left.
 
---all removes the step cache too, with the trees that only it needs, and what
-RUN --mount=type=cache kept.`
+--all removes the step cache too, with the trees that only it needs, what
+RUN --mount=type=cache kept, and what is known of the files of contexts.`
 
 func newPrune(a *app) *cobra.Command {
 	var all, force bool
@@ -91,6 +91,9 @@ func (s *store) prune(ctx context.Context, all bool) (int64, error) {
 		return err == nil && !all
 	})
 	if err != nil {
+		return 0, err
+	}
+	if err := builder.PruneStatCaches(s.path("stat"), all); err != nil {
 		return 0, err
 	}
 	_, bytes, err := s.trees.Remove(func(id snapshot.ID) bool { return used[id] })
