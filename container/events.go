@@ -16,15 +16,15 @@ import (
 
 // Event is something that happened to a container, a network or a volume, in docker's form.
 type Event struct {
-	Type   string // container, network, volume
-	Action string // create, start, die, stop, kill, destroy, rename, restart, exec_create, health_status: healthy, …; connect, mount, …
-	Actor  Actor
-	Scope  string `json:"scope"`
-	Time   int64  `json:"time"`             // seconds since 1970
-	Nano   int64  `json:"timeNano"`         // the same in nanoseconds
-	Status string `json:"status,omitempty"` // Action again, and what follows: docker's older names, for containers
-	ID     string `json:"id,omitempty"`
-	From   string `json:"from,omitempty"`
+	Type     string // container, network, volume
+	Action   string // create, start, die, stop, kill, destroy, rename, restart, exec_create, health_status: healthy, …; connect, mount, …
+	Actor    Actor
+	Scope    string `json:"scope"`
+	Time     int64  `json:"time"`             // seconds since 1970
+	TimeNano int64  `json:"timeNano"`         // the same in nanoseconds
+	Status   string `json:"status,omitempty"` // Action again, and what follows: docker's older names, for containers
+	ID       string `json:"id,omitempty"`
+	From     string `json:"from,omitempty"`
 }
 
 // Actor is whom it happened to.
@@ -55,7 +55,7 @@ func (c *Container) tell(action string, more map[string]string) {
 // Tell writes down an event of anything, as of now. It is lost when it cannot be written.
 func (s *Store) Tell(e Event) {
 	now := time.Now()
-	e.Scope, e.Time, e.Nano = "local", now.Unix(), now.UnixNano()
+	e.Scope, e.Time, e.TimeNano = "local", now.Unix(), now.UnixNano()
 	text, err := json.Marshal(e)
 	if err != nil {
 		return

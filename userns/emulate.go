@@ -132,10 +132,10 @@ func (e *Emulator) Serve(listener *os.File, pid int, root *os.File, kept []*os.F
 	// sleep in between. Where it cannot (before Linux 6.6), calls are 20 times as slow.
 	unix.Syscall(unix.SYS_IOCTL, listener.Fd(), notifSetFlags, syncWakeUp)
 	// A thread that answers keeps its P, see await.
-	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
+	moreProcs(1)
 	stop = func() {
 		s.stop()
-		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) - 1)
+		moreProcs(-1)
 		listener.Close()
 	}
 	started := make(chan error, 1)
@@ -148,6 +148,15 @@ func (e *Emulator) Serve(listener *os.File, pid int, root *os.File, kept []*os.F
 	s.running.Add(1)
 	go s.watch()
 	return stop, nil
+}
+
+var procs sync.Mutex
+
+// moreProcs changes how many threads may run Go at a time.
+func moreProcs(n int) {
+	procs.Lock()
+	defer procs.Unlock()
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + n)
 }
 
 // served is one container being served.
@@ -166,7 +175,8 @@ type served struct {
 	answered atomic.Uint64 // calls
 
 	leader  atomic.Int32  // the first thread
-	rest    atomic.Bool   // it shall wait without a P
+	awaits  atomic.Bool   // it waits with its P
+	rest    atomic.Bool   // it shall wait without
 	idle    atomic.Bool   // it does: there are no calls
 	busy    chan struct{} // wakes watch when there are
 	over    chan struct{} // closed by stop
@@ -239,7 +249,7 @@ func (s *served) watch() {
 			now := s.answered.Load()
 			waits, answers := fds[0].Revents&unix.POLLIN != 0, now != done
 			quiet, stuck, behind = counted(quiet, !waits && !answers), counted(stuck, waits && !answers), counted(behind, waits)
-			if quiet >= isIdle {
+			if quiet >= isIdle && s.awaits.Load() { // a signal may end what an answer is busy with
 				s.rest.Store(true)
 				unix.Tgkill(unix.Getpid(), int(s.leader.Load()), unix.SIGURG)
 			}
@@ -396,7 +406,9 @@ func (t *tracer) rootAt(path string) error {
 func (t *tracer) await() {
 	for !t.ended() {
 		fds := []unix.PollFd{{Fd: int32(t.fd), Events: unix.POLLIN}}
+		t.awaits.Store(true)
 		n, _, e := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fds[0])), 1, 0, 0, 0, 0)
+		t.awaits.Store(false)
 		if e == 0 && n > 0 {
 			return
 		}

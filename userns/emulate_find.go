@@ -195,8 +195,8 @@ func (t *tracer) isOpenTo(dirfd int32, path string, need uint32) bool {
 	return false
 }
 
-// glance is stat of a path that ends with NUL.
+// glance is stat of a path that ends with NUL. It may take its time, on a file system that the container serves.
 func glance(path *[maxPath + 64]byte, flags uintptr, st *unix.Stat_t) unix.Errno {
-	_, _, e := unix.RawSyscall6(sysFstatat, ^uintptr(99), uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(st)), flags, 0, 0)
+	_, _, e := unix.Syscall6(sysFstatat, ^uintptr(99), uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(st)), flags, 0, 0)
 	return e
 }

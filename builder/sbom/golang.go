@@ -71,12 +71,16 @@ func readELF(r io.ReaderAt) (elf, error) {
 			continue
 		}
 		e.all = append(e.all, s)
-		if order.Uint32(headers[flags:])&(executable|writable) == writable {
+		if order.Uint32(headers[flags:])&(executable|writable) == writable && len(e.data) < maxData {
 			e.data = append(e.data, s)
 		}
 	}
 	return e, nil
 }
+
+// maxData is how many segments of data are searched: lld makes up to three. A hostile program may have
+// 65,535, one over the other.
+const maxData = 4
 
 // at reads what is loaded at an address.
 func (e elf) at(address uint64, n int64) ([]byte, error) {

@@ -84,7 +84,7 @@ func (f *eventsFlags) print(ctx context.Context, w io.Writer) error {
 		}
 	}
 	err = s.Events(ctx, follow, func(e container.Event) error {
-		at := time.Unix(0, e.Nano)
+		at := time.Unix(0, e.TimeNano)
 		if at.Before(since) || !keep(e) {
 			return nil
 		}
@@ -109,7 +109,7 @@ func eventFormat(format string) (func(io.Writer, container.Event) error, error) 
 				attributes = append(attributes, k+"="+v)
 			}
 			slices.Sort(attributes)
-			_, err := fmt.Fprintf(w, "%s %s %s %s (%s)\n", time.Unix(0, e.Nano).Format("2006-01-02T15:04:05.000000000Z07:00"),
+			_, err := fmt.Fprintf(w, "%s %s %s %s (%s)\n", time.Unix(0, e.TimeNano).Format("2006-01-02T15:04:05.000000000Z07:00"),
 				e.Type, e.Action, e.Actor.ID, strings.Join(attributes, ", "))
 			return err
 		}, nil

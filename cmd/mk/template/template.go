@@ -350,7 +350,16 @@ func (x *execution) field(dot, v any, n parse.Node, name string, args []parse.No
 	case reflect.Struct:
 		var f reflect.StructField
 		if f, known = r.Type().FieldByName(name); !known {
-			break
+			// docker takes the field's name and that in JSON, and scripts are written for either.
+			switch name {
+			case "Id":
+				f, known = r.Type().FieldByName("ID")
+			case "ID":
+				f, known = r.Type().FieldByName("Id")
+			}
+			if !known {
+				break
+			}
 		}
 		if !f.IsExported() {
 			return nil, x.errorf(n, "%s is an unexported field of struct type %T", name, v)
@@ -483,11 +492,28 @@ func (x *execution) call(dot any, n parse.Node, name string, fn any, args []pars
 		}
 		in = append(in, a)
 	}
-	out := f.Call(in)
+	out, err := called(f, in)
+	if err != nil {
+		return nil, x.errorf(n, "error calling %s: %w", name, err)
+	}
 	if len(out) == 2 && !out[1].IsNil() {
 		return nil, x.errorf(n, "error calling %s: %w", name, out[1].Interface().(error))
 	}
 	return out[0].Interface(), nil
+}
+
+// called makes an error of a panic: a width that no memory holds, a method of a nil pointer.
+func called(f reflect.Value, in []reflect.Value) (out []reflect.Value, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			if of, ok := r.(error); ok {
+				err = of
+			} else {
+				err = fmt.Errorf("%v", r)
+			}
+		}
+	}()
+	return f.Call(in), nil
 }
 
 // logic is and, or or: the first value that decides, and what stands behind it is not evaluated.

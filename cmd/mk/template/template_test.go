@@ -88,7 +88,7 @@ var templates = []string{
 	"{{join .List \", \"}} {{join .None \"x\"}} {{split .S \"x\"}} {{index (split \"a:b\" \":\") 1}} {{lower \"ABC\"}} {{upper .S}} {{title \"ab cd\"}} {{.S | upper | lower}}", "{{join .S \"x\"}}", "{{upper 1}}", "{{upper nil}}", "{{upper .Nil}}", "{{upper .P}}",
 	"{{pad .S 1 2}}|{{pad .Empty 1 2}}|{{truncate .S 2}} {{truncate .S 9}}", "{{truncate .S -1}}", "{{pad .S -1 0}}", "{{truncate .S 1.0}}", "{{truncate .S \"1\"}}",
 	"{{1}} {{0x1F}} {{1e3}} {{1.0}} {{'a'}} {{1i}} {{0x1p4}} {{-5}} {{1_000}} {{true}} {{\"s\\n\"}} {{`raw`}} {{0b11}}", "{{9223372036854775808}}", "{{1e1000}}",
-	"{{.Time.Format \"2006-01-02\"}} {{.Time.Unix}} {{(.Time.UTC).Local.UTC}} {{.Long.Seconds}} {{.ID.Encoded}} {{.ID.Algorithm}} {{.ID.Hex}} {{.ID.String}} {{.Time.IsZero}}", "{{.Time.Format}}", "{{.Time.Format 1}}", "{{\"2006\" | .Time.Format}}", "{{.When.Unix}}", "{{.ID.Nothing}}",
+	"{{.Time.Format \"2006-01-02\"}} {{.Time.Unix}} {{(.Time.UTC).Local.UTC}} {{.Long.Seconds}} {{.ID.Encoded}} {{.ID.Algorithm}} {{.ID.Hex}} {{.ID.String}} {{.Time.IsZero}}", "{{.Time.Format}}", "{{.Time.Format 1}}", "{{\"2006\" | .Time.Format}}", "{{.When.Unix}}", "{{.When.String}}", "{{.ID.Nothing}}", "{{pad .S 4611686018427387904 1}}",
 	"{{", "{{.S", "{{if}}{{end}}", "{{end}}", "{{nofunc}}", "{{.S | 1}}", "{{range}}{{end}}", "{{break}}", "{{$undefined}}", "{{if .S}}", "{{define}}", "{{template .S}}", "{{(.S)}}", "{{((.P).A)}}", "{{(.P).Z}}", "{{(1).X}}", "{{.S.}}", "{{nil | printf \"%v\"}}", "{{.P.A | printf \"%s %s\" (index .List 0)}}", "{{(printf \"%s\" .S).X}}", "{{not}}",
 	"line\n{{.S}}\n  {{.Nothing}}", "{{with .Map}}{{.k}}{{$.I}}{{end}}", "{{- range $k, $v := .Map }}\n{{ $k }}: {{ $v }}\n{{- end }}", "{{if and (eq .S \"text\") (gt .U 3) }}both{{end}}", "{{if or .Empty (not .B)}}{{else}}neither{{end}}",
 }
@@ -161,6 +161,20 @@ func FuzzTemplate(f *testing.F) {
 		}
 		compareTemplate(t, text, data, true)
 	})
+}
+
+// docker inspect takes {{.Id}} and {{.ID}}, of an image and of a container.
+func TestIdAndID(t *testing.T) {
+	for text, data := range map[string]any{"{{.Id}}": struct{ ID string }{"x"}, "{{.ID}}": struct{ Id string }{"x"}} {
+		tmpl, err := Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out strings.Builder
+		if err := tmpl.Execute(&out, data); err != nil || out.String() != "x" {
+			t.Errorf("%s: %q, %v", text, out.String(), err)
+		}
+	}
 }
 
 // What docker's users write works although an ID has a type of its own here.
