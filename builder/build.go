@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -286,9 +285,7 @@ func (e *engine) make(ctx context.Context, n *Node, m *made) error {
 	facts := func(parent string) *KeyText {
 		t := newKeyText(image.FormatPlatform(n.Stage.Platform), parent)
 		act.describe(t)
-		if e.plan.Epoch != nil { // it is in the layer's times
-			t.Add("epoch", strconv.FormatInt(e.plan.Epoch.Unix(), 10))
-		}
+		t.addEpoch(e.plan.Epoch)
 		return t
 	}
 	// The parent's digest may still be on its way. It is worth waiting for only

@@ -95,9 +95,7 @@ func (c *copyStep) lastLayer(draft *snapshot.Draft) (*Selection, *snapshot.Snaps
 	}
 	now := newKeyText("", "")
 	c.describe(now)
-	if c.plan.Epoch != nil { // directories made under another one are older or newer than they would be now
-		now.Add("epoch", strconv.FormatInt(c.plan.Epoch.Unix(), 10))
-	}
+	now.addEpoch(c.plan.Epoch) // directories made under another one are older or newer than they would be now
 	was, files := stepFacts(before)
 	is, _ := stepFacts(now.String())
 	if !slices.Equal(was, is) || len(files) != 1 {

@@ -53,6 +53,13 @@ func (t *KeyText) Add(kind string, values ...string) {
 	t.lines = append(t.lines, b.String())
 }
 
+// addEpoch adds the build's epoch, if it has one, which is in the layer's times.
+func (t *KeyText) addEpoch(epoch *time.Time) {
+	if epoch != nil {
+		t.Add("epoch", strconv.FormatInt(epoch.Unix(), 10))
+	}
+}
+
 // On is the key of the same step on a tree with other content.
 func (t *KeyText) On(parent string) *KeyText {
 	lines := slices.Clone(t.lines)

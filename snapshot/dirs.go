@@ -58,10 +58,8 @@ func (d dirs) names() ([]named, error) {
 // appendNames lists one directory.
 func appendNames(names []named, fd int, buf []byte) ([]named, error) {
 	for {
-		n, err := unix.ReadDirent(fd, buf)
-		if err == unix.EINTR {
-			continue
-		} else if err != nil || n == 0 {
+		n, err := readDirents(fd, buf)
+		if err != nil || n == 0 {
 			return names, err
 		}
 		all := string(buf[:n]) // one piece of memory for all names

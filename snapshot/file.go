@@ -50,13 +50,20 @@ func isWhiteout(st *unix.Stat_t) bool {
 func readNames(fd int) (names []string, err error) {
 	buf := make([]byte, 32<<10)
 	for {
-		n, err := unix.ReadDirent(fd, buf)
-		if err == unix.EINTR {
-			continue
-		} else if err != nil || n == 0 {
+		n, err := readDirents(fd, buf)
+		if err != nil || n == 0 {
 			return names, err
 		}
 		_, _, names = unix.ParseDirent(buf[:n], -1, names)
+	}
+}
+
+// readDirents reads more entries of a directory; at its end it is 0.
+func readDirents(fd int, buf []byte) (n int, err error) {
+	for {
+		if n, err = unix.ReadDirent(fd, buf); err != unix.EINTR {
+			return n, err
+		}
 	}
 }
 
