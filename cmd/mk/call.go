@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"text/tabwriter"
 
@@ -65,7 +64,7 @@ func (b *building) call(ctx context.Context, c call, progress builder.Reporter, 
 	}
 	switch c.what {
 	case "targets":
-		return printTargets(os.Stdout, b.recipe, c.json)
+		return printTargets(&stdout, b.recipe, c.json)
 	case "outline":
 		facts, err := b.callFacts(ctx, progress, nil)
 		if err != nil {
@@ -75,7 +74,7 @@ func (b *building) call(ctx context.Context, c call, progress builder.Reporter, 
 		if err != nil {
 			return err
 		}
-		return printOutline(os.Stdout, b.recipe, o, c.json)
+		return printOutline(&stdout, b.recipe, o, c.json)
 	}
 	warnings, err := b.recipe.Warnings, parsed
 	if err == nil {
@@ -92,7 +91,7 @@ func (b *building) call(ctx context.Context, c call, progress builder.Reporter, 
 	if canceled(err) {
 		return err
 	}
-	if err := printCheck(os.Stdout, b.recipe, warnings, err, c.json); err != nil {
+	if err := printCheck(&stdout, b.recipe, warnings, err, c.json); err != nil {
 		return err
 	}
 	if (len(warnings) > 0 || err != nil) && !c.ignoreStatus {

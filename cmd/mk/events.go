@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -39,7 +38,7 @@ func newEvents(*app) *cobra.Command {
 	var f eventsFlags
 	c := &cobra.Command{
 		Use: "events [flags]", Short: "Print what happens to containers, networks and volumes", Long: eventsHelp, Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return f.print(c.Context(), os.Stdout) },
+		RunE: func(c *cobra.Command, _ []string) error { return f.print(c.Context(), &stdout) },
 	}
 	c.Flags().StringVar(&f.since, "since", "", "begin with what happened since this time")
 	c.Flags().StringVar(&f.until, "until", "", "end at this time")

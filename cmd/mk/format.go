@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"text/tabwriter"
 
@@ -29,19 +28,18 @@ func printRows[T any](w io.Writer, format string, rows []T, heads ...map[string]
 	if err != nil {
 		return fmt.Errorf("--format: %w", err)
 	}
-	out := w
+	flush := func() error { return nil }
 	if table {
 		tw := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
-		defer tw.Flush()
-		out = tw
 		fmt.Fprintln(tw, tableHead(body, append(heads, headings)...))
+		w, flush = tw, tw.Flush
 	}
 	for _, r := range rows {
-		if err := t.Execute(out, r); err != nil {
+		if err := t.Execute(w, r); err != nil {
 			return fmt.Errorf("--format: %w", err)
 		}
 	}
-	return nil
+	return flush()
 }
 
 // headings are docker's, where they are not the field's name in capitals.
@@ -68,7 +66,7 @@ func tableHead(body string, headings ...map[string]string) string {
 // printDocuments prints documents as JSON, or each by a template.
 func printDocuments[T any](docs []T, format string) error {
 	if format == "" || format == "json" {
-		enc := json.NewEncoder(os.Stdout)
+		enc := json.NewEncoder(&stdout)
 		enc.SetEscapeHTML(false)
 		enc.SetIndent("", "    ")
 		return enc.Encode(docs)
@@ -78,7 +76,7 @@ func printDocuments[T any](docs []T, format string) error {
 		return fmt.Errorf("--format: %w", err)
 	}
 	for _, doc := range docs {
-		if err := t.Execute(os.Stdout, doc); err != nil {
+		if err := t.Execute(&stdout, doc); err != nil {
 			return fmt.Errorf("--format: %w", err)
 		}
 	}

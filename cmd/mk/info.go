@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"os"
 	"strings"
 	"text/tabwriter"
 
@@ -52,11 +51,11 @@ func printInfo(s *store, r userns.Report, asJSON bool) error {
 		if doc["cgroups"] = cgroups; cgroupErr != nil {
 			doc["cgroups"] = cgroupErr.Error()
 		}
-		enc := json.NewEncoder(os.Stdout)
+		enc := json.NewEncoder(&stdout)
 		enc.SetIndent("", "  ")
 		return enc.Encode(doc)
 	}
-	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
+	w := tabwriter.NewWriter(&stdout, 0, 8, 2, ' ', 0)
 	row := func(name, value string) { fmt.Fprintf(w, "%s\t%s\n", name, value) }
 	row("version", version)
 	row("store", s.root)

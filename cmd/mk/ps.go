@@ -97,7 +97,7 @@ func newPs(a *app) *cobra.Command {
 			switch {
 			case quiet:
 				for _, l := range lines {
-					fmt.Println(l.ID)
+					fmt.Fprintln(&stdout, l.ID)
 				}
 				return nil
 			case format == "" || format == "table":
@@ -106,7 +106,7 @@ func newPs(a *app) *cobra.Command {
 					format += "\t{{.Size}}"
 				}
 			}
-			return printRows(os.Stdout, format, lines, containerHeadings)
+			return printRows(&stdout, format, lines, containerHeadings)
 		},
 	}
 	fl := c.Flags()

@@ -14,7 +14,7 @@ func newVersion(*app) *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print mk's version", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			fmt.Printf("mk %s %s/%s %s\n", version, runtime.GOOS, runtime.GOARCH, runtime.Version())
+			fmt.Fprintf(&stdout, "mk %s %s/%s %s\n", version, runtime.GOOS, runtime.GOARCH, runtime.Version())
 			return nil
 		},
 	}
