@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -211,8 +210,7 @@ func locate(pos recipe.Position) locationJSON {
 func source(r *recipe.Recipe) []byte { return []byte(strings.Join(r.Lines, "\n")) }
 
 func printJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
+	enc := newJSON(w)
 	enc.SetIndent("", "  ")
 	return enc.Encode(v)
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -113,7 +112,7 @@ func eventFormat(format string) (func(io.Writer, container.Event) error, error) 
 			return err
 		}, nil
 	case "json", "{{json .}}":
-		return func(w io.Writer, e container.Event) error { return json.NewEncoder(w).Encode(e) }, nil
+		return func(w io.Writer, e container.Event) error { return newJSON(w).Encode(e) }, nil
 	}
 	t, err := template.Parse(format + "\n")
 	if err != nil {

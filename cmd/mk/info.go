@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -51,7 +50,7 @@ func printInfo(s *store, r userns.Report, asJSON bool) error {
 		if doc["cgroups"] = cgroups; cgroupErr != nil {
 			doc["cgroups"] = cgroupErr.Error()
 		}
-		enc := json.NewEncoder(&stdout)
+		enc := newJSON(&stdout)
 		enc.SetIndent("", "  ")
 		return enc.Encode(doc)
 	}

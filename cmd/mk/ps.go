@@ -34,7 +34,7 @@ type containerLine struct {
 // Label is the template's .Label "key".
 func (l containerLine) Label(key string) string { return l.labels[key] }
 
-var containerHeadings = map[string]string{"ID": "CONTAINER ID", "RunningFor": "CREATED", "CreatedAt": "CREATED AT"}
+var containerHeadings = map[string]string{"ID": "CONTAINER ID", "RunningFor": "CREATED", "LocalVolumes": "LOCAL VOLUMES"}
 
 // seen is a container at one moment.
 type seen struct {
