@@ -29,9 +29,10 @@
 //	mounts*.go etc.go       what a RUN is shown; cachemount*.go, secrets*.go
 //	files*.go select.go statcache.go   which files a COPY takes, and their digest
 //	copy*.go untar*.go      those files into a tree; copykeep.go, what the last layer has already
-//	outline.go              COPY and WORKDIR on a base that stays in its registry, by its listing
+//	outline.go              COPY and WORKDIR on a base that stays in its registry, by what its
+//	                        author or a cache says is in it
 //	link.go                 COPY --link: layers made on nothing, laid on any tree
-//	remote*.go              caches elsewhere: --cache-from, --cache-to
+//	remote*.go              caches elsewhere: --cache-from, --cache-to; remoteoutline.go, of bases
 //	fetch*.go git*.go       what ADD and contexts get from URLs and git repositories
 //	inputs.go provenance.go what a result was made of, for those who ask
 //	compare.go              two builds of one recipe: what is not the same

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"sync"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
 	"mk/image"
@@ -17,8 +18,10 @@ import (
 
 // A COPY and a WORKDIR look at names alone: which directories there are, where links lead, whose
 // what is. So they need not have a base that is in a registry, if its layers say what is in
-// them for less than themselves (image.Layer.Listing): they are made on an outline, a tree with
+// them for less than themselves (image.Layer.Listing), or a cache does (remoteoutline.go): they are made on an outline, a tree with
 // the directories and links of the base and none of its files (snapshot.Draft.ApplyListing). Their layers are the same to the byte.
+//
+// A tree is asked first, being verified; then the listing, the word of the base's author; last a cache, of whoever may write to it.
 // A step that reads the tree has the base fetched, and the layers laid on it; where the plan has such
 // a step, the base is fetched at once.
 
@@ -26,6 +29,7 @@ import (
 type outlineOf struct {
 	once sync.Once
 	snap *snapshot.Snapshot // nil: there is none
+	err  error
 }
 
 // ground gives the tree that a step is made on: an outline of it, if that is enough and there is one.
@@ -33,21 +37,29 @@ func (e *engine) ground(ctx context.Context, n *Node) (*snapshot.Snapshot, error
 	if !namesAlone(n) {
 		return e.tree(ctx, n.Parent)
 	}
-	switch t := n.Parent; {
+	if s, err := e.outlined(ctx, n.Parent); s != nil || err != nil {
+		return s, err
+	}
+	return e.tree(ctx, n.Parent)
+}
+
+// outlined gives an outline of a tree, nil where there is none or the tree itself is here.
+func (e *engine) outlined(ctx context.Context, t Tree) (*snapshot.Snapshot, error) {
+	switch {
 	case t.Node != nil:
 		m, err := e.node(ctx, t.Node)
-		if err != nil {
+		switch {
+		case err != nil:
 			return nil, err
-		}
-		if m.laid != nil && m.laid.layer.Outline() {
+		case m.lazy != nil:
+			return e.bringOutlined(ctx, t.Node, m.lazy)
+		case m.laid != nil && m.laid.layer.Outline():
 			return m.laid.layer, nil
 		}
 	case t.Image != nil:
-		if s, err := e.outline(ctx, t.Image); s != nil || err != nil {
-			return s, err
-		}
+		return e.outline(ctx, t.Image)
 	}
-	return e.tree(ctx, n.Parent)
+	return nil, nil
 }
 
 // namesAlone tells whether a step reads no file of its parent's: none of the accounts, and none to unpack
@@ -95,7 +107,7 @@ func (b *Builder) readBases(plans []*Plan) map[*image.Image]bool {
 var onlyNumber = regexp.MustCompile(`^[0-9]+$`)
 
 // outline gives the outline of an image, nil where the image itself is here or nearly, is needed, or has
-// layers without listings.
+// layers of which nobody says what is in them.
 func (e *engine) outline(ctx context.Context, img *image.Image) (*snapshot.Snapshot, error) {
 	o := &e.lazy(img).outline
 	o.once.Do(func() {
@@ -111,34 +123,41 @@ func (e *engine) outline(ctx context.Context, img *image.Image) (*snapshot.Snaps
 			o.snap = s
 			return
 		}
-		if !e.Inside || !mostlyListed(img) {
+		if !e.Inside || !e.mostlyListed(ctx, img) {
 			return
 		}
 		s, err := e.makeOutline(ctx, img)
-		if err == nil {
+		switch {
+		case err == nil:
 			o.snap = s
-		} else if ctx.Err() == nil {
+		case errors.Is(err, errForsaken):
+			o.err = err
+		case ctx.Err() == nil:
 			e.notice(fmt.Sprintf("a base is fetched, of which no byte would be needed: %v", err))
 		}
 	})
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	return o.snap, nil
+	return o.snap, o.err
 }
 
 // maxListings is how many bytes of listings, compressed as they come, are held in memory for one image.
 const maxListings = 64 << 20
 
-// mostlyListed tells whether most bytes of an image that would have to be fetched are in layers with listings.
-func mostlyListed(img *image.Image) bool {
+// mostlyListed tells whether most bytes of an image that would have to be fetched are in layers with listings,
+// or with outlines in a cache.
+func (e *engine) mostlyListed(ctx context.Context, img *image.Image) bool {
 	var listed, other, listings int64
-	for _, l := range img.Layers() {
+	chains := chainIDs(img)
+	for i, l := range img.Layers() {
 		if here, err := l.Present(); here || err != nil {
 			continue
 		}
 		if n := l.Listed(); n > 0 {
 			listed, listings = listed+l.Descriptor.Size, listings+n
+		} else if e.from.outline(ctx, chains[i]) != nil {
+			listed += l.Descriptor.Size
 		} else {
 			other += l.Descriptor.Size
 		}
@@ -146,7 +165,13 @@ func mostlyListed(img *image.Image) bool {
 	return listed > other && listings <= maxListings
 }
 
-// makeOutline makes a snapshot a layer, of its listing, or of the layer where that is here or has none.
+// told is what is said to be in a layer: its listing, by its author, or else an outline, by a cache.
+type told struct {
+	io.ReadCloser
+	cached *cachedLayer // nil: it is a listing
+}
+
+// makeOutline makes a snapshot a layer, of what is told of it, or of the layer where that is here or nothing is.
 func (e *engine) makeOutline(ctx context.Context, img *image.Image) (top *snapshot.Snapshot, err error) {
 	chains := chainIDs(img)
 	known := 0
@@ -160,23 +185,20 @@ func (e *engine) makeOutline(ctx context.Context, img *image.Image) (top *snapsh
 		}
 		top, known = s, i+1
 	}
-	layers := img.Layers()[known:]
-	listings, err := e.listings(ctx, layers)
+	layers, chains := img.Layers()[known:], chains[known:]
+	told, err := e.listings(ctx, layers, chains)
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		for _, l := range listings {
-			if l != nil {
-				l.Close()
-			}
-		}
-	}()
+	defer closeAll(told)
 	for i, l := range layers {
-		if listings[i] == nil {
+		switch t := told[i]; {
+		case t.ReadCloser == nil:
 			top, err = e.unpackLayer(ctx, l.DiffID, l.Uncompressed, top)
-		} else {
-			top, err = e.unpackListing(ctx, l, listings[i], top)
+		case t.cached != nil:
+			top, err = e.unpackOutline(ctx, l, chains[i], t.cached, t, top)
+		default:
+			top, err = e.unpackListing(ctx, l, t, top)
 		}
 		if err != nil {
 			return nil, err
@@ -185,29 +207,45 @@ func (e *engine) makeOutline(ctx context.Context, img *image.Image) (top *snapsh
 	return top, nil
 }
 
-// listings gets those of the layers that are not here, nil for the others and those that have none.
-func (e *engine) listings(ctx context.Context, layers []image.Layer) ([]io.ReadCloser, error) {
-	found := make([]io.ReadCloser, len(layers))
+// listings gets what is told of the layers that are not here; of some that may be nothing.
+func (e *engine) listings(ctx context.Context, layers []image.Layer, chains []digest.Digest) ([]told, error) {
+	found := make([]told, len(layers))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(fetchesAtOnce)
 	for i, l := range layers {
-		if here, err := l.Present(); here || err != nil || l.Listed() == 0 {
+		if here, err := l.Present(); here || err != nil {
 			continue // an error shows when it is read
+		}
+		if l.Listed() == 0 {
+			if o := e.from.outline(ctx, chains[i]); o != nil {
+				g.Go(func() (err error) {
+					found[i].cached = o
+					found[i].ReadCloser, err = e.cachedOutline(ctx, l, o)
+					return err
+				})
+			}
+			continue
 		}
 		g.Go(func() error {
 			return e.Progress.Task("reading what is in layer "+l.Descriptor.Digest.String(), func(*Vertex) (err error) {
-				found[i], err = l.Listing(ctx)
+				found[i].ReadCloser, err = l.Listing(ctx)
 				return err
 			})
 		})
 	}
 	err := g.Wait()
-	for _, l := range found {
-		if l != nil && err != nil {
-			l.Close()
-		}
+	if err != nil {
+		closeAll(found)
 	}
 	return found, err
+}
+
+func closeAll(list []told) {
+	for _, t := range list {
+		if t.ReadCloser != nil {
+			t.Close()
+		}
+	}
 }
 
 // unpackListing unpacks a layer's listing on a tree.

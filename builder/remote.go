@@ -64,6 +64,8 @@ type cacheDocument struct {
 	// Memos are the answers to questions about trees (Records.Memo), by the question's
 	// hash: without them the key of a COPY --from would need the stage's files.
 	Memos map[Key]string `json:"memos,omitempty"`
+	// Outlines are tars of what is in bases, for COPY and WORKDIR, by the ChainID of each of their layers.
+	Outlines map[digest.Digest]cachedLayer `json:"outlines,omitempty"`
 }
 
 // cachedStep is one record of a cache.
@@ -71,12 +73,21 @@ type cachedStep struct {
 	Key     Key           `json:"key"`
 	Step    Key           `json:"step"` // see KeyText.Step
 	Content digest.Digest `json:"content"`
-	Layer   digest.Digest `json:"layer"` // DiffID
-	Size    int64         `json:"size"`  // of the layer's tar, bytes
-	Made    int64         `json:"made"`  // seconds since 1970
+	cachedLayer
+	Made int64 `json:"made"` // seconds since 1970
+}
+
+// cachedLayer is a layer that a cache names.
+type cachedLayer struct {
+	Layer digest.Digest `json:"layer"` // DiffID
+	Size  int64         `json:"size"`  // of the layer's tar, bytes
 
 	from *ImportedCache
-	blob ocispec.Descriptor // of the layer; no Digest: the cache does not hold it
+	blob ocispec.Descriptor // no Digest: the cache does not hold it
+}
+
+func (l *cachedLayer) sound() bool {
+	return l.Layer.Validate() == nil && l.Layer.Algorithm() == digest.SHA256 && l.Size >= 0
 }
 
 // Limits on what a stranger's cache may say.
@@ -87,8 +98,7 @@ const (
 
 // check refuses a record that cannot be.
 func (s *cachedStep) check() error {
-	ok := isKey(s.Key) && isKey(s.Step) && s.Content.Validate() == nil && s.Layer.Validate() == nil &&
-		s.Layer.Algorithm() == digest.SHA256 && s.Size >= 0 && s.Made >= 0 && s.Made < 1<<36
+	ok := isKey(s.Key) && isKey(s.Step) && s.Content.Validate() == nil && s.sound() && s.Made >= 0 && s.Made < 1<<36
 	if !ok {
 		return fmt.Errorf("record of step %.100q is malformed", s.Key)
 	}
@@ -121,6 +131,8 @@ type cachePart struct {
 	steps map[Key]*cachedStep
 	kinds map[Key]bool // Step of those
 	memos map[Key]string
+
+	outlines map[digest.Digest]*cachedLayer // by chain
 }
 
 // cacheTimeout is how long a cache may take to say what it holds.
@@ -178,6 +190,22 @@ func (im *importing) memo(ctx context.Context, question string) (string, bool) {
 	}
 	return "", false
 }
+
+// outline looks up what is in a layer on those below it.
+func (im *importing) outline(ctx context.Context, chain digest.Digest) *cachedLayer {
+	if im == nil {
+		return nil
+	}
+	for _, c := range im.caches {
+		if p := c.look(ctx, outlineTag(chain), im.progress); p != nil && p.outlines[chain] != nil {
+			return p.outlines[chain]
+		}
+	}
+	return nil
+}
+
+// outlineTag is the tag of an outline where every step has an image of its own.
+func outlineTag(chain digest.Digest) string { return "outline-" + chain.Encoded() }
 
 // memoTag is the tag of an answer where every step has an image of its own.
 func memoTag(question Key) string { return "memo-" + string(question) }
@@ -279,7 +307,7 @@ func (c *ImportedCache) read(ctx context.Context, tag string) (*cachePart, error
 		}
 		return nil, err
 	}
-	part := &cachePart{steps: map[Key]*cachedStep{}, kinds: map[Key]bool{}, memos: map[Key]string{}}
+	part := &cachePart{steps: map[Key]*cachedStep{}, kinds: map[Key]bool{}, memos: map[Key]string{}, outlines: map[digest.Digest]*cachedLayer{}}
 	found := false
 	for _, img := range images {
 		config := img.Config()
@@ -304,7 +332,7 @@ func (c *ImportedCache) add(part *cachePart, raw json.RawMessage, layers []image
 	if err := json.Unmarshal(raw, &doc); err != nil {
 		return fmt.Errorf("read cache: %w", err)
 	}
-	if len(doc.Steps) > maxCachedSteps || len(doc.Memos) > maxCachedSteps {
+	if max(len(doc.Steps), len(doc.Memos), len(doc.Outlines)) > maxCachedSteps {
 		return fmt.Errorf("read cache: more than %d records", maxCachedSteps)
 	}
 	blobs := map[digest.Digest]ocispec.Descriptor{}
@@ -326,6 +354,14 @@ func (c *ImportedCache) add(part *cachePart, raw json.RawMessage, layers []image
 			return fmt.Errorf("read cache: memo %.100q is malformed", k)
 		}
 		part.memos[k] = answer
+	}
+	for chain, o := range doc.Outlines {
+		if chain.Validate() != nil || !o.sound() {
+			return fmt.Errorf("read cache: outline of %.100q is malformed", chain)
+		}
+		if o.from, o.blob = c, blobs[o.Layer]; o.blob.Digest != "" {
+			part.outlines[chain] = &o
+		}
 	}
 	return nil
 }

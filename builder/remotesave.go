@@ -63,6 +63,9 @@ func (b *Builder) cacheImages(ctx context.Context, results []*Result, to CacheTo
 				layers[r.engine.nodes[n].digests.DiffID] = d
 			}
 		}
+		if err := r.addOutlines(ctx, &doc, layers); err != nil {
+			return nil, err
+		}
 	}
 	doc.Steps = sortedSteps(doc.Steps)
 	if !to.PerStep {
@@ -84,6 +87,11 @@ func (b *Builder) cacheImages(ctx context.Context, results []*Result, to CacheTo
 			return nil, err
 		}
 	}
+	for chain, o := range doc.Outlines {
+		if err := put(outlineTag(chain), cacheDocument{Outlines: map[digest.Digest]cachedLayer{chain: o}}); err != nil {
+			return nil, err
+		}
+	}
 	return images, nil
 }
 
@@ -94,10 +102,16 @@ func (b *Builder) cacheImage(ctx context.Context, doc cacheDocument, layers map[
 	config.OS, config.Architecture = "unknown", "unknown" // nothing to run
 	config.RootFS.DiffIDs = []digest.Digest{}
 	var ids []digest.Digest
-	for _, s := range doc.Steps {
-		if layers[s.Layer].Digest != "" && !slices.Contains(ids, s.Layer) {
-			ids = append(ids, s.Layer)
+	add := func(layer digest.Digest) {
+		if layers[layer].Digest != "" && !slices.Contains(ids, layer) {
+			ids = append(ids, layer)
 		}
+	}
+	for _, s := range doc.Steps {
+		add(s.Layer)
+	}
+	for _, o := range doc.Outlines {
+		add(o.Layer)
 	}
 	slices.SortFunc(ids, func(a, b digest.Digest) int { return strings.Compare(a.String(), b.String()) })
 	var blobs []ocispec.Descriptor
@@ -139,7 +153,7 @@ func (doc *cacheDocument) add(ctx context.Context, r *Result) {
 		m := e.nodes[n]
 		doc.Steps = append(doc.Steps, cachedStep{
 			Key: m.text.Key(), Step: m.text.Step(), Content: m.digests.Content,
-			Layer: m.digests.DiffID, Size: m.digests.Size, Made: m.at.Unix(),
+			cachedLayer: cachedLayer{Layer: m.digests.DiffID, Size: m.digests.Size}, Made: m.at.Unix(),
 		})
 		if m.alone == nil {
 			continue
@@ -160,7 +174,7 @@ func (e *engine) aloneRecord(ctx context.Context, text *KeyText) (cachedStep, bo
 	if rec, err := e.Records.Get(k); err == nil {
 		return cachedStep{
 			Key: k, Step: text.Step(), Content: rec.Digests.Content,
-			Layer: rec.Digests.DiffID, Size: rec.Digests.Size, Made: rec.Made.Unix(),
+			cachedLayer: cachedLayer{Layer: rec.Digests.DiffID, Size: rec.Digests.Size}, Made: rec.Made.Unix(),
 		}, true
 	}
 	if s := e.cached(ctx, k); s != nil {
@@ -197,14 +211,18 @@ func (r *Result) layerOf(ctx context.Context, n *Node) (ocispec.Descriptor, bool
 	e := r.engine
 	m := e.nodes[n]
 	if m.lazy != nil && m.lazy.snap == nil {
-		s := m.lazy.step
-		if s.blob.Digest == "" {
-			return s.blob, false
-		}
-		if len(e.Images.Sources(s.blob.Digest)) == 0 && s.from.Place.Fetch(ctx, s.blob) != nil {
-			return s.blob, false // the new cache can do without it
-		}
-		return ocispec.Descriptor{MediaType: s.blob.MediaType, Digest: s.blob.Digest, Size: s.blob.Size}, true
+		return e.carry(ctx, &m.lazy.step.cachedLayer)
 	}
 	return image.LayerDescriptor(m.digests.DiffID, m.digests.Size), true
+}
+
+// carry describes a layer that goes from one cache to another.
+func (e *engine) carry(ctx context.Context, l *cachedLayer) (ocispec.Descriptor, bool) {
+	if l.blob.Digest == "" {
+		return l.blob, false
+	}
+	if len(e.Images.Sources(l.blob.Digest)) == 0 && l.from.Place.Fetch(ctx, l.blob) != nil {
+		return l.blob, false // the new cache can do without it
+	}
+	return ocispec.Descriptor{MediaType: l.blob.MediaType, Digest: l.blob.Digest, Size: l.blob.Size}, true
 }

@@ -22,6 +22,8 @@ type lazyTree struct {
 	text *KeyText
 	turn chan struct{} // a token: who holds it brings the tree
 	snap *snapshot.Snapshot
+
+	outlined *snapshot.Snapshot // it on an outline: see bringOutlined
 }
 
 func newLazyTree(s *cachedStep, text *KeyText) *lazyTree {
@@ -50,7 +52,7 @@ func (e *engine) bring(ctx context.Context, n *Node, l *lazyTree) (*snapshot.Sna
 	// applied one after the other.
 	ahead, stop := context.WithCancel(ctx)
 	defer stop()
-	fetched := e.fetchAhead(ahead, l.step)
+	fetched := e.fetchAhead(ahead, &l.step.cachedLayer)
 	parent, err := e.tree(ctx, n.Parent)
 	if err != nil {
 		stop()
@@ -89,7 +91,7 @@ func (e *engine) forsake(n *Node) {
 }
 
 // fetchAhead begins to fetch a layer, a few at a time, and gives how that ended.
-func (e *engine) fetchAhead(ctx context.Context, s *cachedStep) <-chan error {
+func (e *engine) fetchAhead(ctx context.Context, s *cachedLayer) <-chan error {
 	fetched := make(chan error, 1)
 	go func() {
 		select {
@@ -116,20 +118,20 @@ func (e *engine) unpackCached(ctx context.Context, s *cachedStep, parent *snapsh
 	if err == nil {
 		return snap, nil
 	}
-	return nil, e.dropCache(ctx, s)
+	return nil, e.dropCache(ctx, s.from)
 }
 
 // dropCache ends the attempt after an error of a cache, which was shown.
-func (e *engine) dropCache(ctx context.Context, s *cachedStep) error {
+func (e *engine) dropCache(ctx context.Context, from *ImportedCache) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	s.from.drop()
+	from.drop()
 	return errForsaken
 }
 
 // fetchCached brings the blob of a cached layer, unless its tree is here under another key.
-func (e *engine) fetchCached(ctx context.Context, s *cachedStep) error {
+func (e *engine) fetchCached(ctx context.Context, s *cachedLayer) error {
 	if err := e.Images.Claim(s.Layer, s.blob); err != nil {
 		return err
 	}
@@ -200,7 +202,7 @@ func (e *engine) aloneCached(ctx context.Context, n *Node, text *KeyText) (*snap
 	if s == nil || s.blob.Digest == "" {
 		return nil, time.Time{}, nil
 	}
-	snap, err := e.unpackCached(ctx, s, nil, false, e.fetchAhead(ctx, s))
+	snap, err := e.unpackCached(ctx, s, nil, false, e.fetchAhead(ctx, &s.cachedLayer))
 	if err != nil {
 		return nil, time.Time{}, err
 	}
@@ -259,7 +261,7 @@ func (e *engine) obtain(ctx context.Context, n *Node, s *cachedStep) error {
 		return e.Images.Claim(s.Layer, s.blob)
 	}
 	layer := image.LayerDescriptor(s.Layer, s.Size)
-	err := e.fetchCached(ctx, s)
+	err := e.fetchCached(ctx, &s.cachedLayer)
 	if err == nil {
 		err = e.Images.Obtain(ctx, layer)
 	}
@@ -267,5 +269,5 @@ func (e *engine) obtain(ctx context.Context, n *Node, s *cachedStep) error {
 		return nil
 	}
 	e.Progress.Task("fetching cached layer "+s.blob.Digest.String(), func(*Vertex) error { return err })
-	return e.dropCache(ctx, s)
+	return e.dropCache(ctx, s.from)
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
 
@@ -43,7 +44,7 @@ func (d *Draft) Apply(ctx context.Context, layer io.Reader) error {
 
 func (d *Draft) apply(ctx context.Context, layer io.Reader, max limits) (err error) {
 	a := &applier{ctx: ctx, owners: d.owners, remember: d.store.remember, parent: d.Parent(), lower: -1,
-		max: max, buf: make([]byte, 256<<10), uid: os.Geteuid(), names: d.names}
+		max: max, buf: make([]byte, 256<<10), uid: os.Geteuid(), names: d.names, travels: d.travels}
 	upper, err := os.OpenFile(d.Upper(), oDir, 0)
 	if err != nil {
 		return fmt.Errorf("apply layer: %w", err)
@@ -65,7 +66,7 @@ func (d *Draft) apply(ctx context.Context, layer io.Reader, max limits) (err err
 	if err := a.all(bufio.NewReaderSize(in, 256<<10)); err != nil {
 		return err
 	}
-	d.read, d.names = in.n, a.names
+	d.read, d.names, d.travels = in.n, a.names, a.travels
 	return nil
 }
 
@@ -102,6 +103,8 @@ type applier struct {
 	// up: in upper, but still the parent's to be whited out.
 	copied map[string]bool
 	names  []uint64 // nil, or of files that are not made: see ApplyListing
+	// travels is the chain that the first file must name: see ApplyOutline. "" is that it did, or need not.
+	travels digest.Digest
 
 	max   limits
 	bytes int64
@@ -202,6 +205,12 @@ func (a *applier) entry(h *tar.Header, r io.Reader) error {
 		tar.TypeCont, tar.TypeGNUSparse:
 	default:
 		return fmt.Errorf("entry of unknown type %q", h.Typeflag)
+	}
+	if a.travels != "" {
+		if h.Name != travelName || h.Typeflag != tar.TypeReg {
+			return fmt.Errorf("not what an outline begins with: %w", errName)
+		}
+		return a.travelled(h, r)
 	}
 	p, err := entryPath(h.Name)
 	if err != nil {

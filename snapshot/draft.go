@@ -28,11 +28,12 @@ type Draft struct {
 	mounts  int // overlay work directories used up
 	ended   bool
 	meta    meta
-	written []byte    // the file of that name
-	read    int64     // bytes of the last Apply
-	alone   *Snapshot // see Rebase
-	sums    Sums      // see Hashed
-	names   []uint64  // see ApplyListing
+	written []byte        // the file of that name
+	read    int64         // bytes of the last Apply
+	alone   *Snapshot     // see Rebase
+	sums    Sums          // see Hashed
+	names   []uint64      // see ApplyListing
+	travels digest.Digest // see ApplyOutline
 }
 
 // NewDraft starts a tree that looks like parent; nil is the empty tree. The

@@ -2,7 +2,9 @@ package snapshot
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"time"
@@ -28,28 +30,41 @@ import (
 //
 // A name that begins with .wh. is an error: it would remove a file.
 func (s *Snapshot) WriteLayer(ctx context.Context, w io.Writer) error {
-	out := &stream{buf: make([]byte, 0, streamBuffer)}
-	out.flush = func(b []byte) ([]byte, error) {
-		_, err := w.Write(b)
-		return b, err
-	}
-	err := s.items(ctx, func(it *item) error { return out.item(ctx, it, s.meta.epoch) })
-	if err == nil {
-		err = out.end()
-	}
-	if err != nil {
+	if err := s.writeLayer(ctx, streamTo(w), nil, nil); err != nil {
 		return fmt.Errorf("write layer %s: %w", s.id, err)
 	}
 	return nil
 }
 
-// items visits what the layer holds, see scanAhead.
-func (s *Snapshot) items(ctx context.Context, visit func(it *item) error) error {
+// writeLayer writes the layer to out. visited, which may be nil, sees each item
+// after it was written, with the sha256 of its bytes if it is a regular file: the one that sums
+// tells, or of what was read.
+func (s *Snapshot) writeLayer(ctx context.Context, out *stream, sums Sums, visited func(it *item, sum []byte)) error {
 	owners, err := s.table()
 	if err != nil {
 		return err
 	}
-	return scanAhead(ctx, s.store, s.trees(), s.Below(), owners, visit)
+	var sum [sha256.Size]byte
+	err = scanAhead(ctx, s.store, s.trees(), s.Below(), owners, func(it *item) error {
+		if visited == nil {
+			return out.item(ctx, it, s.meta.epoch, nil)
+		}
+		if it.fd >= 0 && sums != nil {
+			if known := sums(it.path); known != nil {
+				err := out.item(ctx, it, s.meta.epoch, nil)
+				visited(it, known[:])
+				return err
+			}
+		}
+		content := sha256.New()
+		err := out.item(ctx, it, s.meta.epoch, content)
+		visited(it, content.Sum(sum[:0]))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return out.end()
 }
 
 // streamBuffer is how much of a layer is gathered before it goes on. Measured:
@@ -63,9 +78,17 @@ type stream struct {
 	buf []byte // its capacity is the size of a piece
 	// flush takes a full piece and returns the room for the next.
 	flush func([]byte) ([]byte, error)
-	// read, unless nil, sees the bytes of files, where they lie in buf.
-	read  func([]byte)
 	total int64
+}
+
+// streamTo is a stream that goes to w.
+func streamTo(w io.Writer) *stream {
+	out := &stream{buf: make([]byte, 0, streamBuffer)}
+	out.flush = func(b []byte) ([]byte, error) {
+		_, err := w.Write(b)
+		return b, err
+	}
+	return out
 }
 
 func (s *stream) flushAll() error {
@@ -99,13 +122,14 @@ func (s *stream) end() error {
 	return s.flushAll()
 }
 
-// item adds an item, header and bytes.
-func (s *stream) item(ctx context.Context, it *item, epoch *time.Time) error {
+// item adds an item, header and bytes. content, unless nil, hashes the bytes on
+// the way.
+func (s *stream) item(ctx context.Context, it *item, epoch *time.Time, content hash.Hash) error {
 	h := tarHeader(it, epoch)
 	if err := s.header(&h); err != nil || it.fd < 0 {
 		return err
 	}
-	if err := s.copyFile(ctx, it.fd, it.size); err != nil {
+	if err := s.copyFile(ctx, it.fd, it.size, content); err != nil {
 		return &fs.PathError{Op: "read", Path: it.path, Err: err}
 	}
 	return nil
@@ -120,7 +144,7 @@ func (s *stream) header(h *header) error {
 }
 
 // copyFile adds size bytes of the file, and the padding.
-func (s *stream) copyFile(ctx context.Context, fd int, size int64) error {
+func (s *stream) copyFile(ctx context.Context, fd int, size int64, content hash.Hash) error {
 	for left := size; left > 0; {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -137,8 +161,8 @@ func (s *stream) copyFile(ctx context.Context, fd int, size int64) error {
 		} else if n == 0 {
 			return fmt.Errorf("%d bytes are missing: the file shrank", left)
 		}
-		if s.read != nil {
-			s.read(room[:n])
+		if content != nil {
+			content.Write(room[:n])
 		}
 		left -= int64(n)
 		s.buf = s.buf[:len(s.buf)+n]

@@ -1,6 +1,8 @@
 package snapshot
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -12,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,6 +35,120 @@ var errHidden = errors.New("a directory, where the layers below may have a file"
 func (d *Draft) ApplyListing(ctx context.Context, listing io.Reader) error {
 	d.names = []uint64{}
 	return d.apply(ctx, listing, layerLimits)
+}
+
+// An outline travels as a tar: its directories, links and devices as WriteLayer writes them, and before them a
+// file that no layer can hold (its name would be a whiteout's), with the ChainID whose outline it is, in
+// text on a line, and the names.
+const (
+	travelName  = whiteoutPrefix + whiteoutPrefix + "outline"
+	travelHead  = "mk outline 1 "
+	maxTravel   = 64 << 20 // bytes of names: eight million
+	travelLimit = 4 << 20  // entries besides
+)
+
+// MakeOutline makes the outline of an applied layer on parent, the outline of what that lies on, nil
+// for none. A layer that is an outline itself is returned.
+func (s *Store) MakeOutline(ctx context.Context, layer, parent *Snapshot) (*Snapshot, error) {
+	if layer.meta.outline {
+		return layer, nil
+	}
+	sums, err := layer.Digests(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d, err := s.NewDraft(parent)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Discard() // no-op after Commit
+	r, w := io.Pipe()
+	go func() { w.CloseWithError(layer.writeListing(ctx, w)) }()
+	err = d.ApplyListing(ctx, r)
+	r.CloseWithError(err) // the writer ends, too
+	if err != nil {
+		return nil, fmt.Errorf("outline of snapshot %s: %w", layer.id, err)
+	}
+	d.SetOutline(sums.DiffID)
+	return d.Commit()
+}
+
+// writeListing is WriteLayer with regular files that are empty, and nothing but their names.
+func (s *Snapshot) writeListing(ctx context.Context, w io.Writer) error {
+	owners, err := s.table()
+	if err != nil {
+		return err
+	}
+	out := streamTo(w)
+	err = scanAhead(ctx, s.store, s.trees(), s.Below(), owners, func(it *item) error {
+		h := tarHeader(it, nil)
+		if it.fd >= 0 {
+			h = header{name: it.path, mode: 0o644, flag: tarFile}
+		}
+		return out.header(&h)
+	})
+	if err != nil {
+		return err
+	}
+	return out.end()
+}
+
+// WriteOutline writes an outline that ApplyOutline makes again. The same outline gives the same bytes.
+func (s *Snapshot) WriteOutline(ctx context.Context, w io.Writer) error {
+	if err := s.writeOutline(ctx, w); err != nil {
+		return fmt.Errorf("write outline %s: %w", s.id, err)
+	}
+	return nil
+}
+
+func (s *Snapshot) writeOutline(ctx context.Context, w io.Writer) error {
+	sums, err := s.Digests(ctx)
+	if err != nil {
+		return err
+	}
+	names, err := os.ReadFile(filepath.Join(s.Dir(), "names"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	head := append([]byte(travelHead+sums.Chain.String()+"\n"), names...)
+	out := streamTo(w)
+	h := header{name: travelName, mode: 0o644, size: int64(len(head)), flag: tarFile}
+	err = errors.Join(out.header(&h), out.write(head), out.write(padding(h.size)))
+	if err != nil {
+		return err
+	}
+	return s.writeLayer(ctx, out, nil, nil)
+}
+
+// ApplyOutline is ApplyListing of what WriteOutline wrote for that chain, for SetOutline.
+func (d *Draft) ApplyOutline(ctx context.Context, outline io.Reader, chain digest.Digest) error {
+	d.names, d.travels = []uint64{}, chain
+	if err := d.apply(ctx, outline, limits{entries: travelLimit}); err != nil {
+		return err
+	}
+	if d.travels != "" {
+		return fmt.Errorf("outline of %s: its names are missing", chain)
+	}
+	return nil
+}
+
+// travelled reads the first file of an outline that travelled.
+func (a *applier) travelled(h *tar.Header, r io.Reader) error {
+	if h.Size > maxTravel {
+		return fmt.Errorf("more than %d bytes of names", maxTravel)
+	}
+	text, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	line, names, _ := bytes.Cut(text, []byte("\n"))
+	if is := travelHead + a.travels.String(); string(line) != is {
+		return fmt.Errorf("begins with %.100q, not %q", line, is)
+	}
+	if a.names, err = appendHashes(a.names, names); err == nil {
+		a.travels = ""
+	}
+	return err
 }
 
 // onlyNamed tells whether a file need not be made, but be remembered by its name.
@@ -79,14 +196,22 @@ func (s *Snapshot) hidden() ([]uint64, error) {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
-		for ; len(text) >= 8; text = text[8:] {
-			names = append(names, binary.LittleEndian.Uint64(text))
-		}
-		if len(text) > 0 {
-			return nil, fmt.Errorf("names of snapshot %s: %w", s.id, io.ErrUnexpectedEOF)
+		if names, err = appendHashes(names, text); err != nil {
+			return nil, fmt.Errorf("names of snapshot %s: %w", s.id, err)
 		}
 	}
 	slices.Sort(names)
+	return names, nil
+}
+
+// appendHashes adds what writeNames wrote.
+func appendHashes(names []uint64, text []byte) ([]uint64, error) {
+	for ; len(text) >= 8; text = text[8:] {
+		names = append(names, binary.LittleEndian.Uint64(text))
+	}
+	if len(text) > 0 {
+		return nil, io.ErrUnexpectedEOF
+	}
 	return names, nil
 }
 

@@ -133,6 +133,86 @@ func TestOutlineFiles(t *testing.T) {
 	})
 }
 
+// An outline is made of a tree, layer by layer, and is the same where it travelled to: what is made on it there is
+// the layer that it is on the tree. What is none, or another's, is refused.
+func TestOutlineTravels(t *testing.T) {
+	inside(t, func(t *testing.T, mode string) {
+		s, there := openStore(t, mode), openStore(t, mode)
+		lower := tarOf(t, entry(tar.TypeDir, "dir/", "", perm(0o2751), owner(5, 7), xattr("user.a", "b")), entry(tar.TypeDir, "was/", ""), entry(tar.TypeSymlink, "link", "", linkTo("dir")),
+			reg("file", "content"), reg("gone", "content"), reg("replaced", "content"), entry(tar.TypeChar, "dev", "", dev(1, 3)), entry(tar.TypeLink, "linked", "", linkTo("file")))
+		upper := tarOf(t, reg("was", "content"), entry(tar.TypeDir, "dir/sub/", "", owner(5, 6)), reg("dir/sub/x", ""), reg(".wh.gone", ""), entry(tar.TypeLink, "dir/linked", "", linkTo("file")))
+		below := applyLayer(t, s, nil, lower, false)
+		tree := applyLayer(t, s, below, upper, false)
+		var here, outline *Snapshot
+		var texts [][]byte
+		for _, of := range []*Snapshot{below, tree} {
+			var err error
+			here, err = s.MakeOutline(t.Context(), of, here)
+			must(t, err)
+			var b bytes.Buffer
+			must(t, here.WriteOutline(t.Context(), &b))
+			texts = append(texts, b.Bytes())
+			d, err := there.NewDraft(outline)
+			must(t, err)
+			must(t, d.ApplyOutline(t.Context(), &b, digestsOf(t, of).Chain))
+			d.SetOutline(digestsOf(t, of).DiffID)
+			outline = commit(t, d)
+			var again bytes.Buffer
+			must(t, outline.WriteOutline(t.Context(), &again))
+			if !bytes.Equal(again.Bytes(), texts[len(texts)-1]) {
+				t.Error("another outline comes back")
+			}
+			if again, err := s.MakeOutline(t.Context(), here, nil); err != nil || again != here {
+				t.Errorf("the outline of an outline: %v, %v", again, err)
+			}
+		}
+		if bytes.Contains(bytes.Join(texts, nil), []byte("content")) || bytes.Contains(bytes.Join(texts, nil), []byte("replaced")) {
+			t.Error("more travels than is needed")
+		}
+		edit := func(root string) {
+			must(t, os.WriteFile(filepath.Join(root, "dir/sub/new"), []byte("new"), 0o600))
+			if err := os.Remove(filepath.Join(root, "replaced")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				t.Error(err)
+			}
+			must(t, os.WriteFile(filepath.Join(root, "replaced"), []byte("new"), 0o600))
+		}
+		on, is := change(t, there, outline, edit), change(t, s, tree, edit)
+		still(t, on, is)
+		if a, b := digestsOf(t, on), digestsOf(t, is); a != b {
+			t.Errorf("on the outline %+v, on the tree %+v", a, b)
+		}
+		for _, name := range []string{"file", "dir/linked", "dir/sub/x"} {
+			d, err := there.NewDraft(outline)
+			must(t, err)
+			must(t, os.MkdirAll(filepath.Join(d.Upper(), name), 0o755))
+			if _, err := d.Commit(); !errors.Is(err, errHidden) {
+				t.Errorf("%s made a directory: %v", name, err)
+			}
+			d.Discard()
+		}
+		checkClean(t, there)
+
+		chain := digestsOf(t, below).Chain
+		head := travelHead + chain.String() + "\n"
+		for want, text := range map[string][]byte{
+			"begins with":           texts[1],
+			"unexpected EOF":        tarOf(t, reg(travelName, head+"1234567")),
+			"not what an outline":   lower,
+			"names are missing":     tarOf(t),
+			"more than 0 bytes":     tarOf(t, reg(travelName, head), reg("file", "content")),
+			"the name leads":        tarOf(t, reg(travelName, head), reg("../file", "")),
+			"begins with \"\", not": tarOf(t, reg(travelName, "")),
+		} {
+			d, err := there.NewDraft(nil)
+			must(t, err)
+			if err := d.ApplyOutline(t.Context(), bytes.NewReader(text), chain); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v", want, err)
+			}
+			d.Discard()
+		}
+	})
+}
+
 // applyLayer makes a snapshot of a layer, or of a listing of the layer with that DiffID.
 func applyLayer(t *testing.T, s *Store, parent *Snapshot, layer []byte, listing bool, diffID ...digest.Digest) *Snapshot {
 	t.Helper()

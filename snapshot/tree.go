@@ -27,13 +27,9 @@ func (s *Snapshot) WriteTree(ctx context.Context, w io.Writer) error {
 	}
 	defer unix.Close(root)
 
-	out := &stream{buf: make([]byte, 0, streamBuffer)}
-	out.flush = func(b []byte) ([]byte, error) {
-		_, err := w.Write(b)
-		return b, err
-	}
+	out := streamTo(w)
 	walk := &scanner{ctx: ctx, owners: owners, remember: s.store.remember, links: make(map[uint64]*linkGroup)}
-	walk.visit = func(it *item) error { return out.item(ctx, it, s.meta.epoch) }
+	walk.visit = func(it *item) error { return out.item(ctx, it, s.meta.epoch, nil) }
 	if err := walk.dir(dirs{root}, -1, ""); err != nil {
 		return fmt.Errorf("write tree of %s: %w", s.id, err)
 	}

@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"text/tabwriter"
 
@@ -63,7 +65,7 @@ func (b *building) call(ctx context.Context, c call, progress builder.Reporter, 
 	}
 	switch c.what {
 	case "targets":
-		return printTargets(&stdout, b.recipe, c.json)
+		return printTargets(os.Stdout, b.recipe, c.json)
 	case "outline":
 		facts, err := b.callFacts(ctx, progress, nil)
 		if err != nil {
@@ -73,7 +75,7 @@ func (b *building) call(ctx context.Context, c call, progress builder.Reporter, 
 		if err != nil {
 			return err
 		}
-		return printOutline(&stdout, b.recipe, o, c.json)
+		return printOutline(os.Stdout, b.recipe, o, c.json)
 	}
 	warnings, err := b.recipe.Warnings, parsed
 	if err == nil {
@@ -90,7 +92,7 @@ func (b *building) call(ctx context.Context, c call, progress builder.Reporter, 
 	if canceled(err) {
 		return err
 	}
-	if err := printCheck(&stdout, b.recipe, warnings, err, c.json); err != nil {
+	if err := printCheck(os.Stdout, b.recipe, warnings, err, c.json); err != nil {
 		return err
 	}
 	if (len(warnings) > 0 || err != nil) && !c.ignoreStatus {
@@ -210,7 +212,8 @@ func locate(pos recipe.Position) locationJSON {
 func source(r *recipe.Recipe) []byte { return []byte(strings.Join(r.Lines, "\n")) }
 
 func printJSON(w io.Writer, v any) error {
-	enc := newJSON(w)
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
 	return enc.Encode(v)
 }

@@ -49,7 +49,7 @@ func newCommit(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintln(&stdout, img.ID())
+			fmt.Println(img.ID())
 			return nil
 		})(c, args)
 	}

@@ -91,7 +91,7 @@ func each(names []string, do func(name string) error) (failed error) {
 			failed = &exitError{status: exitFailed}
 			continue
 		}
-		fmt.Fprintln(&stdout, name)
+		fmt.Println(name)
 	}
 	return failed
 }

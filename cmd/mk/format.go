@@ -4,8 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
-	"reflect"
+	"os"
 	"strings"
 	"text/tabwriter"
 
@@ -16,7 +15,7 @@ import (
 // of a table in place of the usual ones.
 func printRows[T any](w io.Writer, format string, rows []T, heads ...map[string]string) error {
 	if format == "json" {
-		enc := newJSON(w)
+		enc := json.NewEncoder(w)
 		for _, r := range rows {
 			if err := enc.Encode(r); err != nil {
 				return err
@@ -30,61 +29,47 @@ func printRows[T any](w io.Writer, format string, rows []T, heads ...map[string]
 	if err != nil {
 		return fmt.Errorf("--format: %w", err)
 	}
-	flush := func() error { return nil }
+	out := w
 	if table {
 		tw := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
-		fmt.Fprintln(tw, tableHead[T](t, heads))
-		w, flush = tw, tw.Flush
+		defer tw.Flush()
+		out = tw
+		fmt.Fprintln(tw, tableHead(body, append(heads, headings)...))
 	}
 	for _, r := range rows {
-		if err := t.Execute(w, r); err != nil {
+		if err := t.Execute(out, r); err != nil {
 			return fmt.Errorf("--format: %w", err)
 		}
 	}
-	return flush()
+	return nil
 }
 
 // headings are docker's, where they are not the field's name in capitals.
 var headings = map[string]string{
 	"ID": "IMAGE ID", "CreatedSince": "CREATED", "CreatedAt": "CREATED AT", "CreatedBy": "CREATED BY",
-	"SharedSize": "SHARED SIZE", "UniqueSize": "UNIQUE SIZE",
 }
 
-// head is what a table's template sees in its first line, in place of a row: headings by the names of fields.
-type head map[string]string
-
-// Label is docker's heading for a label: the last part of its key.
-func (head) Label(key string) string {
-	return strings.NewReplacer("-", " ", "_", " ").Replace(key[strings.LastIndex(key, ".")+1:])
-}
-
-// tableHead makes the first line of a table of T by its template. What cannot be done with a heading, as a range
-// over it, ends the line, as it does docker's: the rows say what is wrong, if anything is.
-func tableHead[T any](t *template.Template, heads []map[string]string) string {
-	h := head{}
-	for _, f := range reflect.VisibleFields(reflect.TypeFor[T]()) {
-		h[f.Name] = strings.ToUpper(f.Name)
+// tableHead makes the first line of a table out of its template's fields.
+func tableHead(body string, headings ...map[string]string) string {
+	var cells []string
+	for _, cell := range strings.Split(body, "\t") {
+		name := strings.Trim(cell, "{}. ")
+		for _, known := range headings {
+			if h, ok := known[name]; ok {
+				name = h
+				break
+			}
+		}
+		cells = append(cells, strings.ToUpper(name))
 	}
-	maps.Copy(h, headings)
-	for _, own := range heads {
-		maps.Copy(h, own)
-	}
-	var line strings.Builder
-	t.ExecuteHead(&line, h)
-	return strings.TrimSuffix(line.String(), "\n")
-}
-
-// newJSON prints < > & as they are, as docker and podman do.
-func newJSON(w io.Writer) *json.Encoder {
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	return enc
+	return strings.Join(cells, "\t")
 }
 
 // printDocuments prints documents as JSON, or each by a template.
 func printDocuments[T any](docs []T, format string) error {
 	if format == "" || format == "json" {
-		enc := newJSON(&stdout)
+		enc := json.NewEncoder(os.Stdout)
+		enc.SetEscapeHTML(false)
 		enc.SetIndent("", "    ")
 		return enc.Encode(docs)
 	}
@@ -93,7 +78,7 @@ func printDocuments[T any](docs []T, format string) error {
 		return fmt.Errorf("--format: %w", err)
 	}
 	for _, doc := range docs {
-		if err := t.Execute(&stdout, doc); err != nil {
+		if err := t.Execute(os.Stdout, doc); err != nil {
 			return fmt.Errorf("--format: %w", err)
 		}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 
@@ -55,14 +56,14 @@ func newHistory(a *app) *cobra.Command {
 			slices.Reverse(lines)
 			if quiet {
 				for _, l := range lines {
-					fmt.Fprintln(&stdout, l.ID)
+					fmt.Println(l.ID)
 				}
 				return nil
 			}
 			if format == "" || format == "table" {
 				format = "table {{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}"
 			}
-			return printRows(&stdout, format, lines, map[string]string{"ID": "IMAGE"})
+			return printRows(os.Stdout, format, lines, map[string]string{"ID": "IMAGE"})
 		}),
 	}
 	c.Flags().BoolVar(&noTrunc, "no-trunc", false, "print whole lines")

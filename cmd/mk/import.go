@@ -52,7 +52,7 @@ func newImport(a *app) *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("import %s: %w", builder.Redact(args[0]), err)
 			}
-			fmt.Fprintln(&stdout, id)
+			fmt.Println(id)
 			return nil
 		}),
 	}

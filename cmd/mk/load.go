@@ -54,7 +54,7 @@ func (s *store) load(ctx context.Context, input string, quiet bool) error {
 			return fmt.Errorf("load: %w", err)
 		}
 		if !quiet {
-			fmt.Fprintln(&stdout, what)
+			fmt.Println(what)
 		}
 	}
 	return nil

@@ -12,7 +12,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -80,17 +79,10 @@ func execute(a *app) int {
 	if len(os.Args) > 1 {
 		word = os.Args[1]
 	}
-	root := newRoot(a, word)
-	root.SetOut(&stdout) // of --help and of completions
-	status, err := 0, root.ExecuteContext(ctx)
-	lost := stdout.lost()
-	if err != nil && (lost == nil || !errors.Is(err, lost)) {
-		status = fail(err)
+	if err := newRoot(a, word).ExecuteContext(ctx); err != nil {
+		return fail(err)
 	}
-	if lost != nil {
-		status = cmp.Or(status, fail(lost))
-	}
-	return status
+	return 0
 }
 
 // Exit statuses of mk itself; a container's own status is passed on.

@@ -113,11 +113,11 @@ func (s *store) pullOne(ctx context.Context, ref image.Reference, f *pullFlags) 
 		return err
 	}
 	if f.quiet {
-		fmt.Fprintln(&stdout, id)
+		fmt.Println(id)
 		return nil
 	}
 	fmt.Fprintf(os.Stderr, "Digest: %s\n", d.Digest)
-	fmt.Fprintln(&stdout, ref.String())
+	fmt.Println(ref.String())
 	return nil
 }
 

@@ -108,11 +108,11 @@ func (s *store) removeImage(name string, force bool) error {
 			n = ref.Familiar()
 		}
 		if n != "" {
-			fmt.Fprintln(&stdout, "Untagged:", n)
+			fmt.Println("Untagged:", n)
 		}
 	}
 	if !byName && user == nil {
-		fmt.Fprintln(&stdout, "Deleted:", d.Digest)
+		fmt.Println("Deleted:", d.Digest)
 	}
 	return nil
 }

@@ -294,7 +294,7 @@ func (a *app) create(ctx context.Context, f *runFlags, name string, args []strin
 			return err
 		}
 	}
-	fmt.Fprintln(&stdout, c.ID)
+	fmt.Println(c.ID)
 	return nil
 }
 

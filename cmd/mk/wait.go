@@ -20,7 +20,7 @@ func newWait(a *app) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				fmt.Fprintln(&stdout, code)
+				fmt.Println(code)
 			}
 			return nil
 		},
