@@ -45,6 +45,10 @@ type CopyInto struct {
 	Owners   OwnerTable
 	Remember bool
 
+	// Refused is called with the path of each device that may not be made here, and is
+	// left out. Nil: to be refused is an error.
+	Refused func(path string)
+
 	// Kept tells of a path in Root whether it is there already as it would be copied. Nil: nothing is.
 	Kept func(path string) Kept
 }

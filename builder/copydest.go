@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -130,6 +131,10 @@ func (c *copier) special(e *fileEntry, dst copyDir, name string, nested bool) er
 		}
 		return c.mknod(dst, name, m)
 	})
+	if errors.Is(err, unix.EPERM) && m.isDevice() && c.into.Refused != nil {
+		c.into.Refused("/" + joinPath(dst.path, name))
+		return nil
+	}
 	if err == nil {
 		err = c.setMetaAt(dst, name, m)
 	}

@@ -13,23 +13,26 @@ import (
 )
 
 // WriteDir copies a result's whole tree into a directory of the caller's, which
-// is made if it is not there. Everything in it belongs to the caller.
-func (b *Builder) WriteDir(ctx context.Context, r *Result, dir string) error {
+// is made if it is not there. Everything in it belongs to the caller, who may not be one who
+// makes devices: those that are left out for that are returned.
+func (b *Builder) WriteDir(ctx context.Context, r *Result, dir string) (leftOut []string, err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
+		return nil, err
 	}
 	root, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer root.Close()
-	return b.withTree(ctx, r, func(files *Files) error {
+	err = b.withTree(ctx, r, func(files *Files) error {
 		sel, err := files.Select(ctx, CopySources{Words: []string{"/"}})
 		if err != nil {
 			return err
 		}
-		return sel.CopyTo(ctx, CopyInto{Root: root, Dest: "/", Owner: &CopyOwner{}})
+		return sel.CopyTo(ctx, CopyInto{Root: root, Dest: "/", Owner: &CopyOwner{},
+			Refused: func(path string) { leftOut = append(leftOut, path) }})
 	})
+	return leftOut, err
 }
 
 // withTree calls f with the tree of a result.

@@ -218,8 +218,12 @@ func (b *built) writeDirs(ctx context.Context, o output) error {
 		if b.splits(o) {
 			dir = filepath.Join(dir, platformDir(r))
 		}
-		if err := b.work.WriteDir(ctx, r, dir); err != nil {
+		leftOut, err := b.work.WriteDir(ctx, r, dir)
+		if err != nil {
 			return err
+		}
+		if len(leftOut) > 0 {
+			b.notices = append(b.notices, fmt.Sprintf("%s: without its devices, which only root can make (a tar has them): %s", dir, strings.Join(leftOut, " ")))
 		}
 		if err := b.writeStatements(ctx, i, o, func(name string, text []byte) error {
 			return os.WriteFile(filepath.Join(dir, name), text, 0o644)
