@@ -183,24 +183,37 @@ rm $BENCH/listed.tar`
 	return nil
 }
 
-// onBase lays one file, another each time, on that image and pushes the result to another
-// repository, from a store that has nothing. With listed, the image has listings, and mk no --link.
-func (b *bench) onBase(start func() (*distribution, error), listed bool) *work {
-	context := b.path("one")
-	image, instruction := "/bench", "COPY --link file /"
-	name := "FROM that image, COPY --link a file, push"
-	ready := func(*distribution) error { return nil }
-	if listed {
-		image, instruction = "/listed/bench", "COPY file /"
-		name = "FROM it with listings, COPY a file, push"
-		var once sync.Once
-		ready = func(r *distribution) (err error) {
-			once.Do(func() { err = b.listed(r) })
-			return err
-		}
+// cached has mk build on the image once, and leave a cache that knows what is in it.
+func (b *bench) cached(r *distribution) error {
+	build := b.command(b.mk, "build", "-q", "-f", b.path("OnBase"), "--cache-to", "type=registry,ref="+r.host+"/mk/one:cache", b.path("one"))
+	build.Env = append(build.Env, "MK_ROOT="+b.path("onbase"))
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("leave a cache: %w: %s", err, out)
 	}
+	return remove(b.path("onbase"))
+}
+
+// onBase lays one file, another each time, on that image and pushes the result to another
+// repository, from a store that has nothing. how is link; listed, where the image has listings, and mk no --link;
+// or cached, where it has none, and mk the cache of another build.
+func (b *bench) onBase(start func() (*distribution, error), how string) *work {
+	context := b.path("one")
+	image, instruction := "/bench", "COPY file /"
+	var name string
+	var ready func(*distribution) error // before the first
+	cache := func(*distribution) []string { return nil }
+	switch how {
+	case "link":
+		name, instruction = "FROM that image, COPY --link a file, push", "COPY --link file /"
+	case "listed":
+		name, image, ready = "FROM it with listings, COPY a file, push", "/listed/bench", b.listed
+	case "cached":
+		name, ready = "FROM it, gzip, with a cache: COPY a file, push", b.cached
+		cache = func(r *distribution) []string { return []string{"--cache-from", r.host + "/mk/one:cache"} }
+	}
+	var once sync.Once
 	fresh := func(r *distribution) error {
-		if err := errors.Join(ready(r), remove(b.path("onbase")), os.MkdirAll(context, 0o755)); err != nil {
+		if err := errors.Join(remove(b.path("onbase")), os.MkdirAll(context, 0o755)); err != nil {
 			return err
 		}
 		if err := os.WriteFile(filepath.Join(context, "file"), []byte(time.Now().String()), 0o644); err != nil {
@@ -210,11 +223,15 @@ func (b *bench) onBase(start func() (*distribution, error), listed bool) *work {
 		if err == nil { // Debian 12's buildah does not know --link
 			_, err = b.recipe("OnBasePeers", "FROM "+r.host+image, "COPY file /", "LABEL a=file")
 		}
+		if err == nil && ready != nil {
+			once.Do(func() { err = ready(r) })
+		}
 		return err
 	}
 	w := &work{name: name, mark: "< 1 s", contestants: []contestant{
 		turn("mk", start, fresh, func(r *distribution) *exec.Cmd {
-			cmd := b.command(b.mk, "build", "-f", b.path("OnBase"), "-t", r.host+"/mk/one", "--push", context)
+			build := append([]string{"build", "-f", b.path("OnBase"), "-t", r.host + "/mk/one", "--push"}, cache(r)...)
+			cmd := b.command(b.mk, append(build, context)...)
 			cmd.Env = append(cmd.Env, "MK_ROOT="+b.path("onbase"))
 			return cmd
 		}),
@@ -280,7 +297,7 @@ func (b *bench) registryWorks() []*work {
 	}
 	start := b.overRegistry()
 	pull, push := b.pull(start), b.push(start)
-	return []*work{pull, b.unpack(start), b.onBase(start, false), b.onBase(start, true), inMemory(b.pull(start), "peak memory of that pull"), push, inMemory(b.push(start), "peak memory of that push")}
+	return []*work{pull, b.unpack(start), b.onBase(start, "link"), b.onBase(start, "listed"), b.onBase(start, "cached"), inMemory(b.pull(start), "peak memory of that pull"), push, inMemory(b.push(start), "peak memory of that push")}
 }
 
 // inMemory makes a work's line about peak memory, which has no floor.
