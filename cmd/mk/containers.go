@@ -31,12 +31,8 @@ func (a *app) swept(run func(*cobra.Command, []string) error) func(*cobra.Comman
 			if err != nil {
 				return err
 			}
-			all, err := s.List()
-			if err != nil {
+			if err := s.Sweep(); err != nil {
 				return err
-			}
-			for _, c := range all {
-				c.Status() // an error of one is for the verb to tell, if it is meant
 			}
 		}
 		return run(c, args)
