@@ -65,7 +65,7 @@ func (s Signs) Any() bool { return s != Signs{} }
 //     given out again, and overlay changes them when it copies up a symlink or a file with several
 //     names.
 //   - The identity of a process in the soft limit RLIMIT_LOCKS, which no kernel since 2.4.25 looks
-//     at, and no program in the container sees. It is inherited by fork and exec and ends with the process, so that nobody has to watch
+//     at, and no program in the container sees but in /proc/PID/limits. It is inherited by fork and exec and ends with the process, so that nobody has to watch
 //     either. It holds a number that stands for an identity here. Threads share it.
 //
 // A call is answered on a thread that has joined the mounts and the root of the container, and has
@@ -621,6 +621,8 @@ func (t *tracer) answer() reply {
 		return t.ask(unix.AT_FDCWD, a[0], unix.AT_SYMLINK_NOFOLLOW, 0, 0)
 	case unix.SYS_READLINKAT:
 		return t.ask(int32(a[0]), a[1], unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH, 0, 0)
+	case unix.SYS_KILL, unix.SYS_TKILL, unix.SYS_RT_SIGQUEUEINFO:
+		return t.kill(int32(a[0]), int32(a[1]))
 	case unix.SYS_CHROOT:
 		if c, ok := t.who(); !ok || !c.capable(unix.CAP_SYS_CHROOT) {
 			return failed(unix.EPERM)

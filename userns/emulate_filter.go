@@ -25,7 +25,18 @@ var notified = []int{
 	sysChmod, unix.SYS_FCHMOD, unix.SYS_FCHMODAT, unix.SYS_FCHMODAT2,
 	sysUtime, sysUtimes, sysFutimes, unix.SYS_UTIMENSAT, unix.SYS_TRUNCATE, unix.SYS_CHDIR,
 	unix.SYS_FACCESSAT, unix.SYS_FACCESSAT2, unix.SYS_BIND,
+	unix.SYS_KILL, unix.SYS_TKILL, unix.SYS_RT_SIGQUEUEINFO,
 }
+
+// missing are calls that would go past the supervisor: to these a kernel is played that does not have them,
+// and programs make the older ones. From 424 on all architectures have the same numbers.
+var missing = []uint32{
+	unix.SYS_SETXATTRAT, unix.SYS_GETXATTRAT, unix.SYS_LISTXATTRAT, unix.SYS_REMOVEXATTRAT, // Linux 6.13
+	unix.SYS_IO_URING_SETUP, // where no other filter forbids it
+}
+
+// x32 is the bit of the calls of the x32 ABI, which are missing as well.
+const x32 = 1 << 30
 
 // notifiedOfUsers are those that change nothing, are frequent, and are refused to some who are not root.
 var notifiedOfUsers = []int{
@@ -106,6 +117,11 @@ func filterCalls(users bool, numbers func(call int) []int32) (prog []bpf.Instruc
 	limits := func(resource uint32) []bpf.Instruction {
 		return []bpf.Instruction{low(resource), bpf.JumpIf{Cond: bpf.JumpEqual, Val: rlimitLocks, SkipFalse: 1}, notify, allow}
 	}
+	absent := bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)}
+	for _, nr := range missing {
+		prog = append(prog, bpf.JumpIf{Cond: bpf.JumpEqual, Val: nr, SkipFalse: 1}, absent)
+	}
+	prog = append(prog, bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: x32, SkipFalse: 1}, absent)
 	if users {
 		for _, call := range notifiedOfUsers {
 			on(call, notify)

@@ -167,6 +167,13 @@ func (t *tracer) remembered(dirfd int32, addr uint64, flags int) (fd int, st uni
 	if e != 0 {
 		return -1, st, o, 0
 	}
+	if o, ok := t.ownerInProc(path); ok {
+		if fd, e = openPath(path, link); e == 0 && isProc(fd) && unix.Fstat(fd, &st) == nil {
+			return fd, st, o, 0
+		} else if e == 0 {
+			unix.Close(fd)
+		}
+	}
 	var signs Signs
 	if c, ok := t.who(); ok && !c.isRoot() && !t.isOpenTo(dirfd, path, 0) {
 		f, e := t.findCall(&c, dirfd, addr, flags)
