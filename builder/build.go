@@ -121,7 +121,7 @@ func (b *Builder) attempt(ctx context.Context, from *importing, plans []*Plan) (
 		names:   map[*image.Image]*Vertex{},
 		took:    map[*Node][]*Material{},
 		from:    from,
-		read:    b.readBases(plans),
+		read:    b.readTrees(plans),
 
 		believed: map[*Node]bool{},
 		doubted:  map[*Node]bool{},
@@ -154,7 +154,7 @@ type engine struct {
 	hash  chan struct{}            // a token a layer being digested
 	names map[*image.Image]*Vertex // of bases
 	from  *importing               // nil without caches
-	read  map[*image.Image]bool    // bases that the plans need for their files
+	read  map[Tree]bool            // what the plans need for its files
 
 	mu    sync.Mutex // guards what follows
 	nodes map[*Node]*made

@@ -37,14 +37,15 @@ func (e *engine) ground(ctx context.Context, n *Node) (*snapshot.Snapshot, error
 	if !namesAlone(n) {
 		return e.tree(ctx, n.Parent)
 	}
-	if s, err := e.outlined(ctx, n.Parent); s != nil || err != nil {
+	if s, err := e.outlined(ctx, n.Parent, false); s != nil || err != nil {
 		return s, err
 	}
 	return e.tree(ctx, n.Parent)
 }
 
-// outlined gives an outline of a tree, nil where there is none or the tree itself is here.
-func (e *engine) outlined(ctx context.Context, t Tree) (*snapshot.Snapshot, error) {
+// outlined gives an outline of a tree, nil where there is none, the tree itself is here, or a step of the plan reads it.
+// With kept, those steps do not count: a cache has what they made.
+func (e *engine) outlined(ctx context.Context, t Tree, kept bool) (*snapshot.Snapshot, error) {
 	switch {
 	case t.Node != nil:
 		m, err := e.node(ctx, t.Node)
@@ -52,11 +53,11 @@ func (e *engine) outlined(ctx context.Context, t Tree) (*snapshot.Snapshot, erro
 		case err != nil:
 			return nil, err
 		case m.lazy != nil:
-			return e.bringOutlined(ctx, t.Node, m.lazy)
+			return e.bringOutlined(ctx, t.Node, m, kept)
 		case m.laid != nil && m.laid.layer.Outline():
 			return m.laid.layer, nil
 		}
-	case t.Image != nil:
+	case t.Image != nil && (kept || !e.read[t]):
 		return e.outline(ctx, t.Image)
 	}
 	return nil, nil
@@ -74,31 +75,30 @@ func namesAlone(n *Node) bool {
 	return false
 }
 
-// image is the image that a tree is made on, nil for none.
-func (t Tree) image() *image.Image {
-	for t.Node != nil {
-		t = t.Node.Parent
+// readTrees lists the trees that steps of the plans read files of, or that end as files themselves, and those that they lie on.
+func (b *Builder) readTrees(plans []*Plan) map[Tree]bool {
+	read := map[Tree]bool{}
+	mark := func(t Tree) {
+		for ; !read[t]; t = t.Node.Parent {
+			if read[t] = true; t.Node == nil {
+				return
+			}
+		}
 	}
-	return t.Image
-}
-
-// readBases lists the images that steps of the plans read files of, or that end as files themselves.
-func (b *Builder) readBases(plans []*Plan) map[*image.Image]bool {
-	read := map[*image.Image]bool{}
 	for _, p := range plans {
 		for _, s := range p.Stages {
 			for _, n := range s.Nodes {
 				onLinked := n.Parent.Node != nil && n.Parent.Node.linked() // which is laid on trees only
 				if !n.linked() && (!namesAlone(n) || onLinked) {
-					read[n.Parent.image()] = true
+					mark(n.Parent)
 				}
 				for _, t := range n.From {
-					read[t.image()] = true
+					mark(t)
 				}
 			}
 		}
 		if b.Need == NeedTree {
-			read[p.Target.Tree.image()] = true
+			mark(p.Target.Tree)
 		}
 	}
 	return read
@@ -106,13 +106,13 @@ func (b *Builder) readBases(plans []*Plan) map[*image.Image]bool {
 
 var onlyNumber = regexp.MustCompile(`^[0-9]+$`)
 
-// outline gives the outline of an image, nil where the image itself is here or nearly, is needed, or has
+// outline gives the outline of an image, nil where the image itself is here or nearly, or has
 // layers of which nobody says what is in them.
 func (e *engine) outline(ctx context.Context, img *image.Image) (*snapshot.Snapshot, error) {
 	o := &e.lazy(img).outline
 	o.once.Do(func() {
 		chains := chainIDs(img)
-		if len(chains) == 0 || e.read[img] {
+		if len(chains) == 0 {
 			return
 		}
 		top := chains[len(chains)-1]
@@ -196,7 +196,7 @@ func (e *engine) makeOutline(ctx context.Context, img *image.Image) (top *snapsh
 		case t.ReadCloser == nil:
 			top, err = e.unpackLayer(ctx, l.DiffID, l.Uncompressed, top)
 		case t.cached != nil:
-			top, err = e.unpackOutline(ctx, l, chains[i], t.cached, t, top)
+			top, err = e.unpackOutline(ctx, l.Descriptor.Digest, l.DiffID, "", chains[i], t.cached, t, top)
 		default:
 			top, err = e.unpackListing(ctx, l, t, top)
 		}
@@ -220,7 +220,7 @@ func (e *engine) listings(ctx context.Context, layers []image.Layer, chains []di
 			if o := e.from.outline(ctx, chains[i]); o != nil {
 				g.Go(func() (err error) {
 					found[i].cached = o
-					found[i].ReadCloser, err = e.cachedOutline(ctx, l, o)
+					found[i].ReadCloser, err = e.cachedOutline(ctx, l.Descriptor.Digest, o)
 					return err
 				})
 			}

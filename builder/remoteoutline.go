@@ -8,37 +8,67 @@ import (
 	"slices"
 
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"mk/image"
 	"mk/snapshot"
 )
 
-// A cache carries what is in the bases that its build laid files on, an outline for each of their
-// layers (snapshot.Snapshot.WriteOutline): another machine makes its COPY on these and fetches no base.
-// They are asked for when a step is executed whose base is neither here nor listed by its author.
+// A cache carries what is in the trees that its build laid files on last, bases and what RUN steps made of them: an
+// outline for each of their layers (snapshot.Snapshot.WriteOutline). Another machine makes its COPY on these and fetches none of
+// that. They are asked for when a step is executed whose base is neither here nor listed by its author.
 // Like a record, an outline is its writer's word: it names the ChainID that it is of, and
 // that what it tells of that is true is shown by nothing but the base.
 
-// outlinedBases lists the images that steps of a result laid files on, and that no step of the plans reads.
-func (r *Result) outlinedBases() []*image.Image {
-	var bases []*image.Image
+// outlinedGrounds lists the trees that steps of a result laid files on, and that no step of the plans reads.
+func (r *Result) outlinedGrounds() []Tree {
+	var grounds []Tree
 	for _, n := range r.nodes(true) {
 		t := Tree{Node: n}
 		for t.Node != nil && namesAlone(t.Node) && !t.Node.linked() {
 			t = t.Node.Parent
 		}
-		if t.Image != nil && !r.engine.read[t.Image] && !slices.Contains(bases, t.Image) {
-			bases = append(bases, t.Image)
+		if t.Node != n && t != (Tree{}) && !r.engine.read[t] && !slices.Contains(grounds, t) {
+			grounds = append(grounds, t)
 		}
 	}
-	return bases
+	return grounds
 }
 
-// addOutlines adds the outlines of a result's bases, of those of which all layers have one.
+// chain is the ChainID of each layer of a tree.
+func (e *engine) chain(ctx context.Context, t Tree) ([]digest.Digest, error) {
+	var ids []digest.Digest
+	for ; t.Node != nil; t = t.Node.Parent {
+		m, err := e.node(ctx, t.Node)
+		if err != nil {
+			return nil, err
+		}
+		d, err := m.wait(ctx)
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, d.DiffID)
+	}
+	slices.Reverse(ids)
+	if t.Image != nil {
+		var below []digest.Digest
+		for _, l := range t.Image.Layers() {
+			below = append(below, l.DiffID)
+		}
+		ids = append(below, ids...)
+	}
+	return identity.ChainIDs(ids), nil
+}
+
+// addOutlines adds the outlines of what a result's files were laid on, if all layers of that have one.
 func (r *Result) addOutlines(ctx context.Context, doc *cacheDocument, layers map[digest.Digest]ocispec.Descriptor) error {
-	for _, img := range r.outlinedBases() {
-		list, err := r.engine.outlines(ctx, chainIDs(img))
+	for _, t := range r.outlinedGrounds() {
+		chains, err := r.engine.chain(ctx, t)
+		if err != nil {
+			return err
+		}
+		list, err := r.engine.outlines(ctx, chains)
 		if err != nil {
 			return fmt.Errorf("what is in a base: %w", err)
 		}
@@ -140,14 +170,14 @@ func (e *engine) writeOutline(ctx context.Context, chain digest.Digest, s *snaps
 }
 
 // cachedOutline fetches an outline that a cache has, and opens it.
-func (e *engine) cachedOutline(ctx context.Context, l image.Layer, o *cachedLayer) (tar io.ReadCloser, err error) {
-	e.Progress.Task(fmt.Sprintf("reading what is in layer %s from %s", l.Descriptor.Digest, o.from.Place), func(*Vertex) error {
-		layer := image.LayerDescriptor(o.Layer, o.Size)
+func (e *engine) cachedOutline(ctx context.Context, layer digest.Digest, o *cachedLayer) (tar io.ReadCloser, err error) {
+	e.Progress.Task(fmt.Sprintf("reading what is in layer %s from %s", layer, o.from.Place), func(*Vertex) error {
+		d := image.LayerDescriptor(o.Layer, o.Size)
 		if err = e.fetchCached(ctx, o); err == nil {
-			err = e.Images.Obtain(ctx, layer)
+			err = e.Images.Obtain(ctx, d)
 		}
 		if err == nil {
-			tar, err = e.Images.Open(ctx, layer)
+			tar, err = e.Images.Open(ctx, d)
 		}
 		if err != nil && ctx.Err() == nil && !o.from.drop() {
 			return nil // another layer's outline was as bad, and the cache is named
@@ -160,8 +190,9 @@ func (e *engine) cachedOutline(ctx context.Context, l image.Layer, o *cachedLaye
 	return tar, nil
 }
 
-// unpackOutline unpacks an outline that a cache has on one of what its layer lies on.
-func (e *engine) unpackOutline(ctx context.Context, l image.Layer, chain digest.Digest, o *cachedLayer, tar io.Reader, parent *snapshot.Snapshot) (*snapshot.Snapshot, error) {
+// unpackOutline unpacks an outline that a cache has on what its layer lies on. name is the layer's for people, content
+// what its tree has for Content, "" for the layer of an image.
+func (e *engine) unpackOutline(ctx context.Context, name, diffID, content, chain digest.Digest, o *cachedLayer, tar io.Reader, parent *snapshot.Snapshot) (*snapshot.Snapshot, error) {
 	draft, err := e.Trees.NewDraft(parent)
 	if err != nil {
 		return nil, err
@@ -169,11 +200,11 @@ func (e *engine) unpackOutline(ctx context.Context, l image.Layer, chain digest.
 	defer draft.Discard() // no-op after Commit
 	if err := draft.ApplyOutline(ctx, tar, chain); err != nil {
 		if ctx.Err() == nil {
-			o.from.fail(fmt.Errorf("what is in layer %s: %w", l.Descriptor.Digest, err), e.Progress)
+			o.from.fail(fmt.Errorf("what is in layer %s: %w", name, err), e.Progress)
 		}
 		return nil, errors.Join(context.Cause(ctx), errForsaken)
 	}
-	draft.SetOutline(l.DiffID)
+	draft.SetOutlineOf(diffID, content)
 	s, err := draft.Commit()
 	if err != nil {
 		return nil, err
@@ -181,10 +212,11 @@ func (e *engine) unpackOutline(ctx context.Context, l image.Layer, chain digest.
 	return s, e.keepOutline(chain, *o)
 }
 
-// bringOutlined makes of a step that a cache has, and that looks at names alone, what it is on an outline
-// of its parent; nil where that is not enough, or is not to be had.
-func (e *engine) bringOutlined(ctx context.Context, n *Node, l *lazyTree) (*snapshot.Snapshot, error) {
-	if l.step.blob.Digest == "" || !e.Inside || !namesAlone(n) || n.linked() {
+// bringOutlined makes an outline of the tree of a step that a cache has; nil where there is none. Of a step that looks
+// at names alone it is the layer itself, on an outline; of another, what a cache says is in that.
+func (e *engine) bringOutlined(ctx context.Context, n *Node, m *made, kept bool) (*snapshot.Snapshot, error) {
+	l := m.lazy
+	if !e.Inside || !kept && e.read[Tree{Node: n}] {
 		return nil, nil
 	}
 	select {
@@ -196,7 +228,18 @@ func (e *engine) bringOutlined(ctx context.Context, n *Node, l *lazyTree) (*snap
 	if l.snap != nil || l.outlined != nil {
 		return l.outlined, nil
 	}
-	below, err := e.outlined(ctx, n.Parent)
+	var err error
+	if l.step.blob.Digest != "" && namesAlone(n) && !n.linked() {
+		l.outlined, err = e.bringOnOutline(ctx, n, l, kept)
+	} else {
+		l.outlined, err = e.outlineOfStep(ctx, n, m)
+	}
+	return l.outlined, err
+}
+
+// bringOnOutline lays the layer of a step that looks at names alone on an outline of its parent.
+func (e *engine) bringOnOutline(ctx context.Context, n *Node, l *lazyTree, kept bool) (made *snapshot.Snapshot, err error) {
+	below, err := e.outlined(ctx, n.Parent, kept)
 	if below == nil || err != nil {
 		return nil, err
 	}
@@ -212,11 +255,42 @@ func (e *engine) bringOutlined(ctx context.Context, n *Node, l *lazyTree) (*snap
 		if err == nil {
 			err = e.Records.Put(l.text, snap.ID(), d, l.step.made())
 		}
-		l.outlined = snap
+		made = snap
 		return err
 	})
 	if err != nil {
 		return nil, e.dropCache(ctx, l.step.from)
 	}
-	return l.outlined, nil
+	return made, nil
+}
+
+// outlineOfStep is the outline of what a step left that a cache has, if it has that of all below, too.
+func (e *engine) outlineOfStep(ctx context.Context, n *Node, m *made) (*snapshot.Snapshot, error) {
+	chains, err := e.chain(ctx, Tree{Node: n})
+	if err != nil {
+		return nil, err
+	}
+	chain := chains[len(chains)-1]
+	if s, err := e.Trees.OutlineByChain(chain); err == nil {
+		if d, ok := s.Recorded(); ok && d.Content == m.digests.Content {
+			return s, nil
+		}
+	}
+	o := e.from.outline(ctx, chain)
+	if o == nil {
+		return nil, nil
+	}
+	below, err := e.outlined(ctx, n.Parent, true)
+	if below == nil && err == nil && n.Parent.Image != nil && len(chains) > 1 {
+		below, _ = e.Trees.ByChain(chains[len(chains)-2]) // the base is here
+	}
+	if below == nil || err != nil {
+		return nil, err
+	}
+	tar, err := e.cachedOutline(ctx, m.digests.DiffID, o)
+	if err != nil {
+		return nil, err
+	}
+	defer tar.Close()
+	return e.unpackOutline(ctx, m.digests.DiffID, m.digests.DiffID, m.digests.Content, chain, o, tar, below)
 }

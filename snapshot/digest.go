@@ -151,7 +151,11 @@ func (s *Snapshot) recordApplied() {
 // applied gives the digests of a snapshot that is an image's layer, unread.
 func (s *Snapshot) applied(parent *Digests) Digests {
 	chain := chainID(parent, s.meta.layer)
-	return Digests{Content: ContentOfChain(chain), DiffID: s.meta.layer, Size: s.meta.size, Chain: chain}
+	content := s.meta.content
+	if content == "" {
+		content = ContentOfChain(chain)
+	}
+	return Digests{Content: content, DiffID: s.meta.layer, Size: s.meta.size, Chain: chain}
 }
 
 // compute finds the digests. An applied layer is not read, nor one whose digests

@@ -170,6 +170,12 @@ func (d *Draft) SetOutline(diffID digest.Digest) {
 	d.meta.outline = true
 }
 
+// SetOutlineOf is SetOutline of a layer that a step made, by whose record the tree has that Content.
+func (d *Draft) SetOutlineOf(diffID, content digest.Digest) {
+	d.SetOutline(diffID)
+	d.meta.content = content
+}
+
 // Commit ends the draft and returns the snapshot it became. Mounts of the draft
 // must be gone. It does not wait for a hash, nor for the disk: a snapshot
 // survives any death of the process, but after a crash of the machine Check

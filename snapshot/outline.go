@@ -47,7 +47,7 @@ const (
 	travelLimit = 4 << 20  // entries besides
 )
 
-// MakeOutline makes the outline of an applied layer on parent, the outline of what that lies on, nil
+// MakeOutline makes the outline of a layer on parent, the outline of what that lies on, nil
 // for none. A layer that is an outline itself is returned.
 func (s *Store) MakeOutline(ctx context.Context, layer, parent *Snapshot) (*Snapshot, error) {
 	if layer.meta.outline {
@@ -69,7 +69,10 @@ func (s *Store) MakeOutline(ctx context.Context, layer, parent *Snapshot) (*Snap
 	if err != nil {
 		return nil, fmt.Errorf("outline of snapshot %s: %w", layer.id, err)
 	}
-	d.SetOutline(sums.DiffID)
+	if sums.Content == ContentOfChain(sums.Chain) {
+		sums.Content = ""
+	}
+	d.SetOutlineOf(sums.DiffID, sums.Content)
 	return d.Commit()
 }
 

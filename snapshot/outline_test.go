@@ -181,6 +181,13 @@ func TestOutlineTravels(t *testing.T) {
 		if a, b := digestsOf(t, on), digestsOf(t, is); a != b {
 			t.Errorf("on the outline %+v, on the tree %+v", a, b)
 		}
+		// Of what a step made, the Content is the record's.
+		of, err := s.MakeOutline(t.Context(), is, here)
+		must(t, err)
+		if a, b := digestsOf(t, of), digestsOf(t, is); a.Content != b.Content || a.Chain != b.Chain {
+			t.Errorf("the outline %+v of %+v", a, b)
+		}
+		checkClean(t, s)
 		for _, name := range []string{"file", "dir/linked", "dir/sub/x"} {
 			d, err := there.NewDraft(outline)
 			must(t, err)

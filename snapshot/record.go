@@ -27,6 +27,7 @@ const (
 //	epoch 1700000000                     newer mtimes are written as this one
 //	layer sha256:… 1234                  DiffID and bytes of the tar it was applied from
 //	outline                              which was a listing of that layer's: see Draft.SetOutline
+//	content sha256:…                     of an outline, if the tree's is not ContentOfChain: of one that a step made
 type meta struct {
 	parent  ID
 	amends  bool
@@ -34,6 +35,7 @@ type meta struct {
 	layer   digest.Digest
 	size    int64
 	outline bool
+	content digest.Digest
 }
 
 func (m meta) text() []byte {
@@ -53,6 +55,9 @@ func (m meta) text() []byte {
 	}
 	if m.outline {
 		fmt.Fprintln(&b, "outline")
+	}
+	if m.content != "" {
+		fmt.Fprintln(&b, "content", m.content)
 	}
 	return b.Bytes()
 }
@@ -77,6 +82,9 @@ func readMeta(path string) (meta, error) {
 			}
 		case f[0] == "outline" && len(f) == 1:
 			m.outline = true
+		case f[0] == "content" && len(f) == 2:
+			m.content = digest.Digest(f[1])
+			err = m.content.Validate()
 		default:
 			err = fmt.Errorf("line %q is not understood", strings.Join(f, " "))
 		}
