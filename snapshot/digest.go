@@ -2,7 +2,6 @@ package snapshot
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"hash"
@@ -176,45 +175,6 @@ func (s *Snapshot) compute(ctx context.Context, parent *Digests) (Digests, error
 		err = fmt.Errorf("laid on the tree, snapshot %s is not the layer that it was on the outline", s.alone.id)
 	}
 	return is, err
-}
-
-// hashTree reads the tree once. This goroutine walks, reads and hashes each
-// file's bytes for Content, unless sums tells; a second one hashes the tar for DiffID.
-func (s *Snapshot) hashTree(ctx context.Context, parent *Digests, sums Sums) (Digests, error) {
-	full := make(chan []byte)
-	free := make(chan []byte, 2)
-	free <- make([]byte, 0, streamBuffer)
-	sum := make(chan digest.Digest)
-	go func() {
-		h := sha256.New()
-		for b := range full {
-			h.Write(b)
-			free <- b
-		}
-		sum <- digest.NewDigest(digest.SHA256, h)
-	}()
-	out := &stream{buf: make([]byte, 0, streamBuffer)}
-	out.flush = func(b []byte) ([]byte, error) {
-		full <- b
-		return <-free, nil
-	}
-	list := listing{h: sha256.New()}
-	if parent != nil {
-		list.begin(parent.Content)
-	} else {
-		list.begin("")
-	}
-	err := s.writeLayer(ctx, out, sums, list.add)
-	close(full)
-	diffID := <-sum
-	if err != nil {
-		return Digests{}, err
-	}
-	content := digest.NewDigest(digest.SHA256, list.h)
-	if list.items == 0 && parent != nil {
-		content = parent.Content // nothing changed: steps after this one need not run again
-	}
-	return Digests{Content: content, DiffID: diffID, Size: out.total, Chain: chainID(parent, diffID)}, nil
 }
 
 // listing hashes a text of a line for each item, which is what Content is:

@@ -2,9 +2,7 @@ package snapshot
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"time"
@@ -30,41 +28,26 @@ import (
 //
 // A name that begins with .wh. is an error: it would remove a file.
 func (s *Snapshot) WriteLayer(ctx context.Context, w io.Writer) error {
-	if err := s.writeLayer(ctx, streamTo(w), nil, nil); err != nil {
+	if err := s.writeLayer(ctx, streamTo(w)); err != nil {
 		return fmt.Errorf("write layer %s: %w", s.id, err)
 	}
 	return nil
 }
 
-// writeLayer writes the layer to out. visited, which may be nil, sees each item
-// after it was written, with the sha256 of its bytes if it is a regular file: the one that sums
-// tells, or of what was read.
-func (s *Snapshot) writeLayer(ctx context.Context, out *stream, sums Sums, visited func(it *item, sum []byte)) error {
+func (s *Snapshot) writeLayer(ctx context.Context, out *stream) error {
+	if err := s.items(ctx, func(it *item) error { return out.item(ctx, it, s.meta.epoch) }); err != nil {
+		return err
+	}
+	return out.end()
+}
+
+// items visits what the layer holds, see scanAhead.
+func (s *Snapshot) items(ctx context.Context, visit func(it *item) error) error {
 	owners, err := s.table()
 	if err != nil {
 		return err
 	}
-	var sum [sha256.Size]byte
-	err = scanAhead(ctx, s.store, s.trees(), s.Below(), owners, func(it *item) error {
-		if visited == nil {
-			return out.item(ctx, it, s.meta.epoch, nil)
-		}
-		if it.fd >= 0 && sums != nil {
-			if known := sums(it.path); known != nil {
-				err := out.item(ctx, it, s.meta.epoch, nil)
-				visited(it, known[:])
-				return err
-			}
-		}
-		content := sha256.New()
-		err := out.item(ctx, it, s.meta.epoch, content)
-		visited(it, content.Sum(sum[:0]))
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return out.end()
+	return scanAhead(ctx, s.store, s.trees(), s.Below(), owners, visit)
 }
 
 // streamBuffer is how much of a layer is gathered before it goes on. Measured:
@@ -78,6 +61,8 @@ type stream struct {
 	buf []byte // its capacity is the size of a piece
 	// flush takes a full piece and returns the room for the next.
 	flush func([]byte) ([]byte, error)
+	// read, unless nil, sees the bytes of files, where they lie in buf.
+	read  func([]byte)
 	total int64
 }
 
@@ -122,14 +107,13 @@ func (s *stream) end() error {
 	return s.flushAll()
 }
 
-// item adds an item, header and bytes. content, unless nil, hashes the bytes on
-// the way.
-func (s *stream) item(ctx context.Context, it *item, epoch *time.Time, content hash.Hash) error {
+// item adds an item, header and bytes.
+func (s *stream) item(ctx context.Context, it *item, epoch *time.Time) error {
 	h := tarHeader(it, epoch)
 	if err := s.header(&h); err != nil || it.fd < 0 {
 		return err
 	}
-	if err := s.copyFile(ctx, it.fd, it.size, content); err != nil {
+	if err := s.copyFile(ctx, it.fd, it.size); err != nil {
 		return &fs.PathError{Op: "read", Path: it.path, Err: err}
 	}
 	return nil
@@ -144,7 +128,7 @@ func (s *stream) header(h *header) error {
 }
 
 // copyFile adds size bytes of the file, and the padding.
-func (s *stream) copyFile(ctx context.Context, fd int, size int64, content hash.Hash) error {
+func (s *stream) copyFile(ctx context.Context, fd int, size int64) error {
 	for left := size; left > 0; {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -161,8 +145,8 @@ func (s *stream) copyFile(ctx context.Context, fd int, size int64, content hash.
 		} else if n == 0 {
 			return fmt.Errorf("%d bytes are missing: the file shrank", left)
 		}
-		if content != nil {
-			content.Write(room[:n])
+		if s.read != nil {
+			s.read(room[:n])
 		}
 		left -= int64(n)
 		s.buf = s.buf[:len(s.buf)+n]

@@ -78,12 +78,8 @@ func (s *Store) MakeOutline(ctx context.Context, layer, parent *Snapshot) (*Snap
 
 // writeListing is WriteLayer with regular files that are empty, and nothing but their names.
 func (s *Snapshot) writeListing(ctx context.Context, w io.Writer) error {
-	owners, err := s.table()
-	if err != nil {
-		return err
-	}
 	out := streamTo(w)
-	err = scanAhead(ctx, s.store, s.trees(), s.Below(), owners, func(it *item) error {
+	err := s.items(ctx, func(it *item) error {
 		h := tarHeader(it, nil)
 		if it.fd >= 0 {
 			h = header{name: it.path, mode: 0o644, flag: tarFile}
@@ -120,7 +116,7 @@ func (s *Snapshot) writeOutline(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return s.writeLayer(ctx, out, nil, nil)
+	return s.writeLayer(ctx, out)
 }
 
 // ApplyOutline is ApplyListing of what WriteOutline wrote for that chain, for SetOutline.

@@ -22,7 +22,7 @@ const (
 )
 
 // item is one entry of a layer, as a tar holds it and as Content sees it. It is
-// valid until the visit returns.
+// valid until the visit returns; of scanAhead, but for fd, it stays.
 type item struct {
 	kind     kind
 	path     string // relative to the root, "." for the root itself

@@ -29,7 +29,7 @@ func (s *Snapshot) WriteTree(ctx context.Context, w io.Writer) error {
 
 	out := streamTo(w)
 	walk := &scanner{ctx: ctx, owners: owners, remember: s.store.remember, links: make(map[uint64]*linkGroup)}
-	walk.visit = func(it *item) error { return out.item(ctx, it, s.meta.epoch, nil) }
+	walk.visit = func(it *item) error { return out.item(ctx, it, s.meta.epoch) }
 	if err := walk.dir(dirs{root}, -1, ""); err != nil {
 		return fmt.Errorf("write tree of %s: %w", s.id, err)
 	}

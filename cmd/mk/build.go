@@ -343,7 +343,7 @@ func (b *building) make(ctx context.Context, progress builder.Reporter) error {
 	}
 	if f.plan {
 		for _, p := range plans {
-			if err := printPlan(os.Stdout, p); err != nil {
+			if err := printPlan(&stdout, p); err != nil {
 				return err
 			}
 		}
@@ -422,7 +422,7 @@ func (b *building) make(ctx context.Context, progress builder.Reporter) error {
 		}
 	}
 	if f.quiet && !slices.ContainsFunc(b.outputs, func(o output) bool { return o.dest == "-" }) {
-		fmt.Println(e.id())
+		fmt.Fprintln(&stdout, e.id())
 	}
 	return nil
 }

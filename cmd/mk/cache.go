@@ -53,7 +53,7 @@ func newCacheLs(a *app) *cobra.Command {
 		var lines []cacheLine
 		for _, i := range list {
 			if quiet {
-				fmt.Println(shortCache(i.Name, noTrunc))
+				fmt.Fprintln(&stdout, shortCache(i.Name, noTrunc))
 				continue
 			}
 			n, err := i.Bytes()
@@ -71,7 +71,7 @@ func newCacheLs(a *app) *cobra.Command {
 		if format == "" || format == "table" {
 			format = "table {{.Name}}\t{{.ID}}\t{{.Size}}\t{{.UsedSince}}"
 		}
-		return printRows(os.Stdout, format, lines, map[string]string{"Name": "CACHE", "ID": "ID", "UsedSince": "LAST USED"})
+		return printRows(&stdout, format, lines, map[string]string{"Name": "CACHE", "ID": "ID", "UsedSince": "LAST USED"})
 	}))
 	fl := c.Flags()
 	fl.BoolVarP(&quiet, "quiet", "q", false, "print names and nothing else")
@@ -107,7 +107,7 @@ A cache that a step is using is not touched, and the command fails.`}
 				failed = errors.Join(failed, fmt.Errorf("cache %s: %w", i.ID, err))
 				continue
 			}
-			fmt.Println(i.ID)
+			fmt.Fprintln(&stdout, i.ID)
 		}
 		return failed
 	})

@@ -248,7 +248,7 @@ func (s *store) restoreCacheMounts(ctx context.Context, args, filters []string, 
 		if err := s.restoreCacheMount(ctx, i.CacheMount, byName[i.Name], fetch); err != nil {
 			return fmt.Errorf("cache restore: cache %s: %w", i.ID, err)
 		}
-		fmt.Println(i.ID)
+		fmt.Fprintln(&stdout, i.ID)
 	}
 	return nil
 }

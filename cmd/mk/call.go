@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"text/tabwriter"
 
@@ -65,7 +63,7 @@ func (b *building) call(ctx context.Context, c call, progress builder.Reporter, 
 	}
 	switch c.what {
 	case "targets":
-		return printTargets(os.Stdout, b.recipe, c.json)
+		return printTargets(&stdout, b.recipe, c.json)
 	case "outline":
 		facts, err := b.callFacts(ctx, progress, nil)
 		if err != nil {
@@ -75,7 +73,7 @@ func (b *building) call(ctx context.Context, c call, progress builder.Reporter, 
 		if err != nil {
 			return err
 		}
-		return printOutline(os.Stdout, b.recipe, o, c.json)
+		return printOutline(&stdout, b.recipe, o, c.json)
 	}
 	warnings, err := b.recipe.Warnings, parsed
 	if err == nil {
@@ -92,7 +90,7 @@ func (b *building) call(ctx context.Context, c call, progress builder.Reporter, 
 	if canceled(err) {
 		return err
 	}
-	if err := printCheck(os.Stdout, b.recipe, warnings, err, c.json); err != nil {
+	if err := printCheck(&stdout, b.recipe, warnings, err, c.json); err != nil {
 		return err
 	}
 	if (len(warnings) > 0 || err != nil) && !c.ignoreStatus {
@@ -212,8 +210,7 @@ func locate(pos recipe.Position) locationJSON {
 func source(r *recipe.Recipe) []byte { return []byte(strings.Join(r.Lines, "\n")) }
 
 func printJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
+	enc := newJSON(w)
 	enc.SetIndent("", "  ")
 	return enc.Encode(v)
 }

@@ -31,7 +31,7 @@ func newCheck(a *app) *cobra.Command {
 		if bad > 0 {
 			return &exitError{status: exitFailed, err: fmt.Errorf("check: %d problems", bad)}
 		}
-		fmt.Println("store is whole")
+		fmt.Fprintln(&stdout, "store is whole")
 		return nil
 	}))
 	a.usernsFlag(c)

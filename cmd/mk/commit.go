@@ -49,7 +49,7 @@ func newCommit(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Println(img.ID())
+			fmt.Fprintln(&stdout, img.ID())
 			return nil
 		})(c, args)
 	}

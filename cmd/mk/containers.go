@@ -87,7 +87,7 @@ func each(names []string, do func(name string) error) (failed error) {
 			failed = &exitError{status: exitFailed}
 			continue
 		}
-		fmt.Println(name)
+		fmt.Fprintln(&stdout, name)
 	}
 	return failed
 }

@@ -47,7 +47,7 @@ func newCp(a *app) *cobra.Command {
 				x := copying{ctx: c.Context(), store: s, root: root, view: view, follow: follow}
 				switch {
 				case out && args[1] == "-":
-					return x.toTar(fromPath, os.Stdout)
+					return x.toTar(fromPath, &stdout)
 				case out:
 					return x.out(fromPath, args[1])
 				case args[0] == "-":

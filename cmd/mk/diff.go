@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -36,7 +37,7 @@ func newDiff(a *app) *cobra.Command {
 			}
 		}
 		return view.Changes(c.Context(), stubs, func(ch snapshot.Change) error {
-			_, err := fmt.Printf("%c %s\n", ch.Kind, ch.Path)
+			_, err := fmt.Fprintf(&stdout, "%c %s\n", ch.Kind, ch.Path)
 			return err
 		})
 	})
@@ -99,16 +100,16 @@ func newExport(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		out := os.Stdout
 		if output != "" {
-			if out, err = os.Create(output); err != nil {
+			out, err := os.Create(output)
+			if err != nil {
 				return err
 			}
-			defer out.Close()
-		} else if term.IsTerminal(int(out.Fd())) {
+			return errors.Join(view.WriteTree(c.Context(), out), out.Close())
+		} else if term.IsTerminal(int(os.Stdout.Fd())) {
 			return fmt.Errorf("export: a tar is not for a terminal: use -o FILE or a pipe")
 		}
-		return view.WriteTree(c.Context(), out)
+		return view.WriteTree(c.Context(), &stdout)
 	})
 	c.Flags().StringVarP(&output, "output", "o", "", "file to write to (default: standard output)")
 	a.usernsFlag(c)

@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -39,7 +37,7 @@ func newEvents(*app) *cobra.Command {
 	var f eventsFlags
 	c := &cobra.Command{
 		Use: "events [flags]", Short: "Print what happens to containers, networks and volumes", Long: eventsHelp, Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return f.print(c.Context(), os.Stdout) },
+		RunE: func(c *cobra.Command, _ []string) error { return f.print(c.Context(), &stdout) },
 	}
 	c.Flags().StringVar(&f.since, "since", "", "begin with what happened since this time")
 	c.Flags().StringVar(&f.until, "until", "", "end at this time")
@@ -114,7 +112,7 @@ func eventFormat(format string) (func(io.Writer, container.Event) error, error) 
 			return err
 		}, nil
 	case "json", "{{json .}}":
-		return func(w io.Writer, e container.Event) error { return json.NewEncoder(w).Encode(e) }, nil
+		return func(w io.Writer, e container.Event) error { return newJSON(w).Encode(e) }, nil
 	}
 	t, err := template.Parse(format + "\n")
 	if err != nil {

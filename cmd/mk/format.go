@@ -4,7 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
+	"maps"
+	"reflect"
 	"strings"
 	"text/tabwriter"
 
@@ -15,7 +16,7 @@ import (
 // of a table in place of the usual ones.
 func printRows[T any](w io.Writer, format string, rows []T, heads ...map[string]string) error {
 	if format == "json" {
-		enc := json.NewEncoder(w)
+		enc := newJSON(w)
 		for _, r := range rows {
 			if err := enc.Encode(r); err != nil {
 				return err
@@ -29,47 +30,61 @@ func printRows[T any](w io.Writer, format string, rows []T, heads ...map[string]
 	if err != nil {
 		return fmt.Errorf("--format: %w", err)
 	}
-	out := w
+	flush := func() error { return nil }
 	if table {
 		tw := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
-		defer tw.Flush()
-		out = tw
-		fmt.Fprintln(tw, tableHead(body, append(heads, headings)...))
+		fmt.Fprintln(tw, tableHead[T](t, heads))
+		w, flush = tw, tw.Flush
 	}
 	for _, r := range rows {
-		if err := t.Execute(out, r); err != nil {
+		if err := t.Execute(w, r); err != nil {
 			return fmt.Errorf("--format: %w", err)
 		}
 	}
-	return nil
+	return flush()
 }
 
 // headings are docker's, where they are not the field's name in capitals.
 var headings = map[string]string{
 	"ID": "IMAGE ID", "CreatedSince": "CREATED", "CreatedAt": "CREATED AT", "CreatedBy": "CREATED BY",
+	"SharedSize": "SHARED SIZE", "UniqueSize": "UNIQUE SIZE",
 }
 
-// tableHead makes the first line of a table out of its template's fields.
-func tableHead(body string, headings ...map[string]string) string {
-	var cells []string
-	for _, cell := range strings.Split(body, "\t") {
-		name := strings.Trim(cell, "{}. ")
-		for _, known := range headings {
-			if h, ok := known[name]; ok {
-				name = h
-				break
-			}
-		}
-		cells = append(cells, strings.ToUpper(name))
+// head is what a table's template sees in its first line, in place of a row: headings by the names of fields.
+type head map[string]string
+
+// Label is docker's heading for a label: the last part of its key.
+func (head) Label(key string) string {
+	return strings.NewReplacer("-", " ", "_", " ").Replace(key[strings.LastIndex(key, ".")+1:])
+}
+
+// tableHead makes the first line of a table of T by its template. What cannot be done with a heading, as a range
+// over it, ends the line, as it does docker's: the rows say what is wrong, if anything is.
+func tableHead[T any](t *template.Template, heads []map[string]string) string {
+	h := head{}
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[T]()) {
+		h[f.Name] = strings.ToUpper(f.Name)
 	}
-	return strings.Join(cells, "\t")
+	maps.Copy(h, headings)
+	for _, own := range heads {
+		maps.Copy(h, own)
+	}
+	var line strings.Builder
+	t.ExecuteHead(&line, h)
+	return strings.TrimSuffix(line.String(), "\n")
+}
+
+// newJSON prints < > & as they are, as docker and podman do.
+func newJSON(w io.Writer) *json.Encoder {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return enc
 }
 
 // printDocuments prints documents as JSON, or each by a template.
 func printDocuments[T any](docs []T, format string) error {
 	if format == "" || format == "json" {
-		enc := json.NewEncoder(os.Stdout)
-		enc.SetEscapeHTML(false)
+		enc := newJSON(&stdout)
 		enc.SetIndent("", "    ")
 		return enc.Encode(docs)
 	}
@@ -78,7 +93,7 @@ func printDocuments[T any](docs []T, format string) error {
 		return fmt.Errorf("--format: %w", err)
 	}
 	for _, doc := range docs {
-		if err := t.Execute(os.Stdout, doc); err != nil {
+		if err := t.Execute(&stdout, doc); err != nil {
 			return fmt.Errorf("--format: %w", err)
 		}
 	}

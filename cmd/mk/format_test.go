@@ -41,7 +41,7 @@ func TestTemplateMethods(t *testing.T) {
 	}
 	for _, v := range []any{
 		imageLine{}, cacheLine{}, historyLine{}, referrerLine{}, containerLine{}, statsLine{}, container.Event{},
-		containerDocument{}, imageDocument{}, v1.History{}, volumeDocument{}, networkRecord{},
+		containerDocument{}, imageDocument{}, v1.History{}, volumeDocument{}, networkRecord{}, infoDocument{}, versionDocument{},
 	} {
 		visit(reflect.TypeOf(v))
 	}

@@ -19,6 +19,8 @@ func hint(err error) string {
 	}
 	var stranger *builder.UnknownHostError
 	switch {
+	case err == stdout.lost():
+		return "" // the disk that is full is not the store's
 	case errors.As(err, &stranger):
 		return "ask the server's owner for its key; then, for github.com: ssh-keyscan github.com >> ~/.ssh/known_hosts"
 	case errors.Is(err, errNoContext):

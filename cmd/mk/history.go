@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 
@@ -56,14 +55,14 @@ func newHistory(a *app) *cobra.Command {
 			slices.Reverse(lines)
 			if quiet {
 				for _, l := range lines {
-					fmt.Println(l.ID)
+					fmt.Fprintln(&stdout, l.ID)
 				}
 				return nil
 			}
 			if format == "" || format == "table" {
 				format = "table {{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}"
 			}
-			return printRows(os.Stdout, format, lines, map[string]string{"ID": "IMAGE"})
+			return printRows(&stdout, format, lines, map[string]string{"ID": "IMAGE"})
 		}),
 	}
 	c.Flags().BoolVar(&noTrunc, "no-trunc", false, "print whole lines")

@@ -55,7 +55,7 @@ func newImages(a *app) *cobra.Command {
 			switch {
 			case quiet:
 				for _, l := range lines {
-					fmt.Println(l.ID)
+					fmt.Fprintln(&stdout, l.ID)
 				}
 				return nil
 			case format == "" && digests:
@@ -63,7 +63,7 @@ func newImages(a *app) *cobra.Command {
 			case format == "" || format == "table":
 				format = "table {{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
 			}
-			return printRows(os.Stdout, format, lines)
+			return printRows(&stdout, format, lines)
 		}),
 	}
 	fl := c.Flags()

@@ -52,7 +52,7 @@ func newImport(a *app) *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("import %s: %w", builder.Redact(args[0]), err)
 			}
-			fmt.Println(id)
+			fmt.Fprintln(&stdout, id)
 			return nil
 		}),
 	}

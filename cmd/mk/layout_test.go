@@ -218,6 +218,30 @@ func TestInitCost(t *testing.T) {
 	}
 }
 
+// TestOutputIsChecked: commands print to stdout, which says what it cannot write.
+func TestOutputIsChecked(t *testing.T) {
+	direct := regexp.MustCompile(`\bfmt\.Print|\bos\.Stdout\b`)
+	allowed := regexp.MustCompile(`os\.Stdout\.Fd\(\)|\[\]\*os\.File\{os\.|h\.direct\.Stdout = os\.Stdout`)
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range files {
+		if name == "stdout.go" || strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, line := range strings.Split(string(text), "\n") {
+			if direct.MatchString(line) && !allowed.MatchString(line) {
+				t.Errorf("%s:%d: print to &stdout: %s", name, i+1, strings.TrimSpace(line))
+			}
+		}
+	}
+}
+
 // TestVerbsAreNamedAsTheyAreMade: a verb is made only when the line begins with its name.
 func TestVerbsAreNamedAsTheyAreMade(t *testing.T) {
 	for _, v := range verbs {

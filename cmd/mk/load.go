@@ -54,7 +54,7 @@ func (s *store) load(ctx context.Context, input string, quiet bool) error {
 			return fmt.Errorf("load: %w", err)
 		}
 		if !quiet {
-			fmt.Println(what)
+			fmt.Fprintln(&stdout, what)
 		}
 	}
 	return nil

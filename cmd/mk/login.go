@@ -44,7 +44,7 @@ func newLogin(*app) *cobra.Command {
 				if keptUser == "" {
 					return fmt.Errorf("not logged in to %s", host)
 				}
-				fmt.Println(keptUser)
+				fmt.Fprintln(&stdout, keptUser)
 				return nil
 			}
 			if fromStdin {
@@ -66,7 +66,7 @@ func newLogin(*app) *cobra.Command {
 			}
 			if user == "" && password == "" && keptUser != "" && kept != "" {
 				if err = client.Login(c.Context(), host, keptUser, kept); err == nil {
-					fmt.Println("Login Succeeded")
+					fmt.Fprintln(&stdout, "Login Succeeded")
 					return nil
 				}
 				if !errors.Is(err, registry.ErrUnauthorized) {
@@ -85,7 +85,7 @@ func newLogin(*app) *cobra.Command {
 				return err
 			}
 			fmt.Fprintf(os.Stderr, "The password is kept in %s\n", where)
-			fmt.Println("Login Succeeded")
+			fmt.Fprintln(&stdout, "Login Succeeded")
 			return nil
 		},
 	}
@@ -144,7 +144,7 @@ func newLogout(*app) *cobra.Command {
 				if _, err := registry.RemoveLogin(authfile, ""); err != nil {
 					return err
 				}
-				fmt.Println("Removed login credentials for all registries")
+				fmt.Fprintln(&stdout, "Removed login credentials for all registries")
 				return nil
 			}
 			removed, err := registry.RemoveLogin(authfile, host)
@@ -154,7 +154,7 @@ func newLogout(*app) *cobra.Command {
 			if !removed {
 				return fmt.Errorf("not logged in to %s", host)
 			}
-			fmt.Println("Removed login credentials for", host)
+			fmt.Fprintln(&stdout, "Removed login credentials for", host)
 			return nil
 		},
 	}

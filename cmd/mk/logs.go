@@ -80,7 +80,7 @@ func (f *logsFlags) print(c *container.Container) error {
 			}
 		}
 	}
-	out, errs := bufio.NewWriter(os.Stdout), bufio.NewWriter(os.Stderr)
+	out, errs := bufio.NewWriter(&stdout), bufio.NewWriter(os.Stderr)
 	r := bufio.NewReaderSize(log, 64<<10)
 	begun := map[string]bool{} // the stream's last line had no newline: what comes belongs to it
 	var rest []byte

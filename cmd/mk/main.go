@@ -12,6 +12,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -79,10 +80,17 @@ func execute(a *app) int {
 	if len(os.Args) > 1 {
 		word = os.Args[1]
 	}
-	if err := newRoot(a, word).ExecuteContext(ctx); err != nil {
-		return fail(err)
+	root := newRoot(a, word)
+	root.SetOut(&stdout) // of --help and of completions
+	status, err := 0, root.ExecuteContext(ctx)
+	lost := stdout.lost()
+	if err != nil && (lost == nil || !errors.Is(err, lost)) {
+		status = fail(err)
 	}
-	return 0
+	if lost != nil {
+		status = cmp.Or(status, fail(lost))
+	}
+	return status
 }
 
 // Exit statuses of mk itself; a container's own status is passed on.

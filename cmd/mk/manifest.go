@@ -198,7 +198,7 @@ func newManifestCreate(a *app) *cobra.Command {
 		}
 		d, err := list.save(c.Context())
 		if err == nil {
-			fmt.Println(d.Digest)
+			fmt.Fprintln(&stdout, d.Digest)
 		}
 		return err
 	})
@@ -300,7 +300,7 @@ func newManifestAdd(a *app) *cobra.Command {
 		}
 		d, err := list.save(c.Context())
 		if err == nil {
-			fmt.Println(d.Digest)
+			fmt.Fprintln(&stdout, d.Digest)
 		}
 		return err
 	})
@@ -336,7 +336,7 @@ func newManifestAnnotate(a *app) *cobra.Command {
 		}
 		d, err := list.save(c.Context())
 		if err == nil {
-			fmt.Println(d.Digest)
+			fmt.Fprintln(&stdout, d.Digest)
 		}
 		return err
 	})
@@ -375,9 +375,9 @@ func newManifestInspect(a *app) *cobra.Command {
 			return err
 		}
 		if verbose {
-			fmt.Printf("Digest:    %s\nMediaType: %s\nSize:      %d\n", d.Digest, d.MediaType, d.Size)
+			fmt.Fprintf(&stdout, "Digest:    %s\nMediaType: %s\nSize:      %d\n", d.Digest, d.MediaType, d.Size)
 		}
-		fmt.Println(out.String())
+		fmt.Fprintln(&stdout, out.String())
 		return nil
 	})
 	c.Flags().BoolVarP(&verbose, "verbose", "v", false, "begin with the digest, media type and size")
@@ -442,7 +442,7 @@ func newManifestRemove(a *app) *cobra.Command {
 			}
 			d, err := list.save(c.Context())
 			if err == nil {
-				fmt.Println(d.Digest)
+				fmt.Fprintln(&stdout, d.Digest)
 			}
 			return err
 		}),
@@ -463,7 +463,7 @@ func newManifestRm(a *app) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				fmt.Println("Untagged:", list.name.Familiar())
+				fmt.Fprintln(&stdout, "Untagged:", list.name.Familiar())
 			}
 			return nil
 		}),
@@ -509,7 +509,7 @@ func newManifestReferrers(a *app) *cobra.Command {
 		for _, d := range found {
 			lines = append(lines, referrerLine{d.Digest.String(), d.ArtifactType, d.MediaType, size(d.Size), d.Annotations})
 		}
-		return printRows(os.Stdout, cmp.Or(format, "table {{.Digest}}\t{{.ArtifactType}}\t{{.Size}}"), lines)
+		return printRows(&stdout, cmp.Or(format, "table {{.Digest}}\t{{.ArtifactType}}\t{{.Size}}"), lines)
 	})
 	c.Flags().StringVar(&artifactType, "artifact-type", "", "only those of this type")
 	c.Flags().StringVar(&format, "format", "", "Go template over .Digest .ArtifactType .MediaType .Size .Annotations, or json")

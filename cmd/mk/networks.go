@@ -283,7 +283,7 @@ func newNetworkCreate(a *app) *cobra.Command {
 			if err := s.create(n); err != nil {
 				return &exitError{status: exitFailed, err: fmt.Errorf("create network %s: %w", n.Name, err)}
 			}
-			fmt.Println(n.ID)
+			fmt.Fprintln(&stdout, n.ID)
 			return nil
 		},
 	}
@@ -482,7 +482,7 @@ func newNetworkLs(a *app) *cobra.Command {
 		case format == "" || format == "table":
 			format = "table {{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}"
 		}
-		return printRows(os.Stdout, format, rows, map[string]string{"ID": "NETWORK ID"})
+		return printRows(&stdout, format, rows, map[string]string{"ID": "NETWORK ID"})
 	}}
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print IDs only")
 	c.Flags().BoolVar(&noTrunc, "no-trunc", false, "do not shorten")
@@ -547,7 +547,7 @@ func newNetworkPrune(a *app) *cobra.Command {
 			if err := s.remove(n.Name); err != nil {
 				return fmt.Errorf("remove network %s: %w", n.Name, err)
 			}
-			fmt.Println(n.Name)
+			fmt.Fprintln(&stdout, n.Name)
 		}
 		return nil
 	}}

@@ -34,7 +34,7 @@ func newPort(a *app) *cobra.Command {
 			if len(args) == 1 {
 				for _, p := range ports {
 					for _, at := range listens(p) {
-						fmt.Printf("%s -> %s\n", portName(p), at)
+						fmt.Fprintf(&stdout, "%s -> %s\n", portName(p), at)
 					}
 				}
 				return nil
@@ -47,7 +47,7 @@ func newPort(a *app) *cobra.Command {
 			for _, p := range ports {
 				if portName(p) == want {
 					found = true
-					fmt.Println(strings.Join(listens(p), "\n"))
+					fmt.Fprintln(&stdout, strings.Join(listens(p), "\n"))
 				}
 			}
 			if !found {

@@ -33,7 +33,7 @@ func newPrune(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		fmt.Printf("Total reclaimed space: %s\n", size(freed))
+		fmt.Fprintf(&stdout, "Total reclaimed space: %s\n", size(freed))
 		return nil
 	})))
 	c.Flags().BoolVarP(&all, "all", "a", false, "remove the step cache too")

@@ -34,7 +34,7 @@ type containerLine struct {
 // Label is the template's .Label "key".
 func (l containerLine) Label(key string) string { return l.labels[key] }
 
-var containerHeadings = map[string]string{"ID": "CONTAINER ID", "RunningFor": "CREATED", "CreatedAt": "CREATED AT"}
+var containerHeadings = map[string]string{"ID": "CONTAINER ID", "RunningFor": "CREATED", "LocalVolumes": "LOCAL VOLUMES"}
 
 // seen is a container at one moment.
 type seen struct {
@@ -97,7 +97,7 @@ func newPs(a *app) *cobra.Command {
 			switch {
 			case quiet:
 				for _, l := range lines {
-					fmt.Println(l.ID)
+					fmt.Fprintln(&stdout, l.ID)
 				}
 				return nil
 			case format == "" || format == "table":
@@ -106,7 +106,7 @@ func newPs(a *app) *cobra.Command {
 					format += "\t{{.Size}}"
 				}
 			}
-			return printRows(os.Stdout, format, lines, containerHeadings)
+			return printRows(&stdout, format, lines, containerHeadings)
 		},
 	}
 	fl := c.Flags()

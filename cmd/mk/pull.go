@@ -113,11 +113,11 @@ func (s *store) pullOne(ctx context.Context, ref image.Reference, f *pullFlags) 
 		return err
 	}
 	if f.quiet {
-		fmt.Println(id)
+		fmt.Fprintln(&stdout, id)
 		return nil
 	}
 	fmt.Fprintf(os.Stderr, "Digest: %s\n", d.Digest)
-	fmt.Println(ref.String())
+	fmt.Fprintln(&stdout, ref.String())
 	return nil
 }
 

@@ -140,9 +140,9 @@ func (s *store) push(ctx context.Context, name, to string, f pushFlags) (digest.
 		return "", err
 	}
 	if f.quiet {
-		fmt.Println(sent.Digest)
+		fmt.Fprintln(&stdout, sent.Digest)
 	} else {
-		fmt.Printf("%s: digest: %s size: %d\n", ref.Tag(), sent.Digest, sent.Size)
+		fmt.Fprintf(&stdout, "%s: digest: %s size: %d\n", ref.Tag(), sent.Digest, sent.Size)
 	}
 	return sent.Digest, nil
 }

@@ -32,7 +32,7 @@ func newRm(a *app) *cobra.Command {
 				failed = &exitError{status: exitFailed}
 				continue
 			}
-			fmt.Println(name)
+			fmt.Fprintln(&stdout, name)
 		}
 		return failed
 	})))
@@ -119,9 +119,9 @@ func newContainerPrune(a *app) *cobra.Command {
 				return fmt.Errorf("remove %s: %w", c.Name, err)
 			}
 			freed += used
-			fmt.Println(c.ID)
+			fmt.Fprintln(&stdout, c.ID)
 		}
-		fmt.Printf("Total reclaimed space: %s\n", size(freed))
+		fmt.Fprintf(&stdout, "Total reclaimed space: %s\n", size(freed))
 		return nil
 	})))
 	c.Flags().Var((*list)(&filters), "filter", "remove only these: label=KEY[=value], or until=TIME: made before that time or duration")

@@ -108,11 +108,11 @@ func (s *store) removeImage(name string, force bool) error {
 			n = ref.Familiar()
 		}
 		if n != "" {
-			fmt.Println("Untagged:", n)
+			fmt.Fprintln(&stdout, "Untagged:", n)
 		}
 	}
 	if !byName && user == nil {
-		fmt.Println("Deleted:", d.Digest)
+		fmt.Fprintln(&stdout, "Deleted:", d.Digest)
 	}
 	return nil
 }

@@ -243,7 +243,7 @@ func (a *app) runOutside(f *runFlags, line []string) error {
 		}
 	}
 	if f.detach {
-		fmt.Println(s.id)
+		fmt.Fprintln(&stdout, s.id)
 		return nil
 	}
 	s.tty, s.stdin, s.sigProxy = f.tty, f.interactive && f.attaches("stdin"), f.sigProxy && !f.tty

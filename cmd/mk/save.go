@@ -117,7 +117,7 @@ func writeOutput(path string, write func(io.Writer) error) error {
 		if term.IsTerminal(int(os.Stdout.Fd())) {
 			return errors.New("cowardly refusing to write an archive to a terminal: use -o or redirect")
 		}
-		return write(os.Stdout)
+		return write(&stdout)
 	}
 	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() { // a pipe or a device: written as it is
 		f, err := os.OpenFile(path, os.O_WRONLY, 0)

@@ -146,12 +146,15 @@ func (s *session) run() (status int, err error) {
 		go s.copyIn(in, left)
 	}
 	var out sync.WaitGroup
-	for name, to := range map[string]*os.File{"stdout": os.Stdout, "stderr": os.Stderr, "tty": os.Stdout} {
+	for name, to := range map[string]io.Writer{"stdout": &stdout, "stderr": os.Stderr, "tty": &stdout} {
 		if from := s.streams[name]; from != nil {
 			if name == "tty" {
 				out.Go(func() { copyTerminal(to, from) })
 			} else {
-				out.Go(func() { io.Copy(to, from) })
+				out.Go(func() {
+					io.Copy(to, from)
+					from.Close() // where to cannot be written, the command may not wait for a reader
+				})
 			}
 		}
 	}
@@ -192,7 +195,7 @@ func (s *session) run() (status int, err error) {
 }
 
 // copyTerminal prints what is written to a terminal, until nobody has it open or nobody reads here.
-func copyTerminal(to, terminal *os.File) {
+func copyTerminal(to io.Writer, terminal *os.File) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := container.ReadTerminal(terminal, buf)

@@ -294,7 +294,7 @@ func (a *app) create(ctx context.Context, f *runFlags, name string, args []strin
 			return err
 		}
 	}
-	fmt.Println(c.ID)
+	fmt.Fprintln(&stdout, c.ID)
 	return nil
 }
 

@@ -55,9 +55,9 @@ func newStats(*app) *cobra.Command {
 				return err
 			}
 			if clear {
-				fmt.Print("\033[H\033[J")
+				fmt.Fprint(&stdout, "\033[H\033[J")
 			}
-			if err := printRows(os.Stdout, format, lines, statsHeadings); err != nil || noStream {
+			if err := printRows(&stdout, format, lines, statsHeadings); err != nil || noStream {
 				return err
 			}
 		}

@@ -99,7 +99,7 @@ func printProcesses(pid int, kind string, fields []string) error {
 	if err != nil {
 		return err
 	}
-	w := tabwriter.NewWriter(os.Stdout, 0, 8, 3, ' ', 0)
+	w := tabwriter.NewWriter(&stdout, 0, 8, 3, ' ', 0)
 	var row []string
 	for _, f := range fields {
 		heading := topHeadings[f]

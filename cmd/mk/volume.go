@@ -329,7 +329,7 @@ func newVolumeCreate(a *app) *cobra.Command {
 		} else if err != nil {
 			return err
 		}
-		fmt.Println(v.Name)
+		fmt.Fprintln(&stdout, v.Name)
 		return nil
 	}))
 	c.Flags().VarP((*list)(&labels), "label", "l", "label, as KEY=value")
@@ -372,7 +372,7 @@ func newVolumeLs(a *app) *cobra.Command {
 		case format == "" || format == "table":
 			format = "table {{.Driver}}\t{{.Name}}"
 		}
-		return printRows(os.Stdout, format, rows, map[string]string{"Name": "VOLUME NAME"})
+		return printRows(&stdout, format, rows, map[string]string{"Name": "VOLUME NAME"})
 	})}
 	c.Flags().VarP((*list)(&filters), "filter", "f", "list only these: name=, label=KEY[=value], dangling=true or driver=")
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print names only")
@@ -441,9 +441,9 @@ func newVolumePrune(a *app) *cobra.Command {
 			if err := s.removeVolume(v.Name); err != nil {
 				return fmt.Errorf("remove volume %s: %w", v.Name, err)
 			}
-			fmt.Println(v.Name)
+			fmt.Fprintln(&stdout, v.Name)
 		}
-		fmt.Printf("Total reclaimed space: %s\n", size(freed))
+		fmt.Fprintf(&stdout, "Total reclaimed space: %s\n", size(freed))
 		return nil
 	}))
 	c.Flags().BoolVarP(&all, "all", "a", false, "those with a name, too")

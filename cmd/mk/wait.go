@@ -20,7 +20,7 @@ func newWait(a *app) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				fmt.Println(code)
+				fmt.Fprintln(&stdout, code)
 			}
 			return nil
 		},

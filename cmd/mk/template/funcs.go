@@ -41,6 +41,11 @@ var funcs = map[string]any{
 	"truncate": truncate,
 }
 
+// ofText are functions of a text, that comes first, for which a heading is left as it is.
+var ofText = []string{"len", "index", "slice", "json", "join", "split", "lower", "upper", "title", "truncate"}
+
+func leave(heading any, _ ...any) any { return heading }
+
 var errNotComparable = errors.New("invalid type for comparison")
 
 func equalToAny(a any, list ...any) (bool, error) {

@@ -44,6 +44,13 @@ func (t *Template) Execute(w io.Writer, data any) error {
 	return x.walk(data, x.tree.Root)
 }
 
+// ExecuteHead executes a template of a table's rows for its heading: data has the headings of fields, and
+// functions that make another text of a field leave its heading as it is.
+func (t *Template) ExecuteHead(w io.Writer, data any) error {
+	x := execution{Template: t, tree: t.trees[rootName], w: w, vars: []variable{{"$", data}}, head: true}
+	return x.walk(data, x.tree.Root)
+}
+
 // execution is a template being carried out. A value is an any: nil is what text/template prints as <no value>.
 type execution struct {
 	*Template
@@ -51,6 +58,7 @@ type execution struct {
 	w     io.Writer
 	vars  []variable // the innermost last
 	depth int        // of templates that call templates
+	head  bool       // it makes a heading
 }
 
 type variable struct {
@@ -270,7 +278,11 @@ func (x *execution) pipeline(dot any, pipe *parse.PipeNode) (v any, err error) {
 func (x *execution) value(dot any, n parse.Node, args []parse.Node, last []any) (any, error) {
 	switch n := n.(type) {
 	case *parse.IdentifierNode:
-		return x.call(dot, n, n.Ident, funcs[n.Ident], args, last)
+		fn := funcs[n.Ident]
+		if x.head && slices.Contains(ofText, n.Ident) {
+			fn = leave
+		}
+		return x.call(dot, n, n.Ident, fn, args, last)
 	case *parse.FieldNode:
 		return x.fields(dot, dot, n, n.Ident, args, last)
 	case *parse.ChainNode: // (pipeline).Field.Field
