@@ -307,7 +307,7 @@ func (u *untar) memberMeta(hdr *tar.Header) (fileMeta, error) {
 			m.xattrs = append(m.xattrs, fileXattr{name, value})
 		}
 	}
-	slices.SortFunc(m.xattrs, func(a, b fileXattr) int { return strings.Compare(a.name, b.name) })
+	sortXattrs(m.xattrs)
 	return m, nil
 }
 

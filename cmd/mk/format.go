@@ -15,6 +15,15 @@ import (
 // printRows prints values by a --format: "table TEMPLATE", a template, or json. heads are headings
 // of a table in place of the usual ones.
 func printRows[T any](w io.Writer, format string, rows []T, heads ...map[string]string) error {
+	list := make([]any, len(rows))
+	for i, r := range rows {
+		list[i] = r
+	}
+	return printList(w, format, list, reflect.TypeFor[T](), heads)
+}
+
+// printList is printRows of values of a type: what has a type parameter is in the binary once a type.
+func printList(w io.Writer, format string, rows []any, of reflect.Type, heads []map[string]string) error {
 	if format == "json" {
 		enc := newJSON(w)
 		for _, r := range rows {
@@ -33,7 +42,7 @@ func printRows[T any](w io.Writer, format string, rows []T, heads ...map[string]
 	flush := func() error { return nil }
 	if table {
 		tw := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
-		fmt.Fprintln(tw, tableHead[T](t, heads))
+		fmt.Fprintln(tw, tableHead(t, of, heads))
 		w, flush = tw, tw.Flush
 	}
 	for _, r := range rows {
@@ -58,12 +67,13 @@ func (head) Label(key string) string {
 	return strings.NewReplacer("-", " ", "_", " ").Replace(key[strings.LastIndex(key, ".")+1:])
 }
 
-// tableHead makes the first line of a table of T by its template. What cannot be done with a heading, as a range
+// tableHead makes the first line of a table by its template. What cannot be done with a heading, as a range
 // over it, ends the line, as it does docker's: the rows say what is wrong, if anything is.
-func tableHead[T any](t *template.Template, heads []map[string]string) string {
+func tableHead(t *template.Template, of reflect.Type, heads []map[string]string) string {
 	h := head{}
-	for _, f := range reflect.VisibleFields(reflect.TypeFor[T]()) {
-		h[f.Name] = strings.ToUpper(f.Name)
+	for i := range of.NumField() {
+		name := of.Field(i).Name
+		h[name] = strings.ToUpper(name)
 	}
 	maps.Copy(h, headings)
 	for _, own := range heads {
