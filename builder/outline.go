@@ -149,14 +149,14 @@ const maxListings = 64 << 20
 // or with outlines in a cache.
 func (e *engine) mostlyListed(ctx context.Context, img *image.Image) bool {
 	var listed, other, listings int64
-	chains := chainIDs(img)
+	chains, known := chainIDs(img), true // a cache that lacks one is not asked for more: it may be a request each
 	for i, l := range img.Layers() {
 		if here, err := l.Present(); here || err != nil {
 			continue
 		}
 		if n := l.Listed(); n > 0 {
 			listed, listings = listed+l.Descriptor.Size, listings+n
-		} else if e.from.outline(ctx, chains[i]) != nil {
+		} else if known = known && e.from.outline(ctx, chains[i]) != nil; known {
 			listed += l.Descriptor.Size
 		} else {
 			other += l.Descriptor.Size

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
@@ -145,7 +147,9 @@ func outlineMemo(chain digest.Digest) string { return "outline " + chain.String(
 
 func (e *engine) keptOutline(ctx context.Context, chain digest.Digest) (o cachedLayer, ok bool) {
 	answer, _ := e.Records.Memo(outlineMemo(chain))
-	if n, err := fmt.Sscan(answer, &o.Layer, &o.Size); n != 2 || err != nil || !o.sound() {
+	layer, size, _ := strings.Cut(answer, " ")
+	o.Layer = digest.Digest(layer)
+	if o.Size, _ = strconv.ParseInt(size, 10, 64); !o.sound() {
 		return o, false
 	}
 	o.blob = image.LayerDescriptor(o.Layer, o.Size)
@@ -284,7 +288,7 @@ func (e *engine) outlineOfStep(ctx context.Context, n *Node, m *made) (*snapshot
 	if below == nil && err == nil && n.Parent.Image != nil && len(chains) > 1 {
 		below, _ = e.Trees.ByChain(chains[len(chains)-2]) // the base is here
 	}
-	if below == nil || err != nil {
+	if below == nil && n.Parent != (Tree{}) || err != nil {
 		return nil, err
 	}
 	tar, err := e.cachedOutline(ctx, m.digests.DiffID, o)
