@@ -510,6 +510,42 @@ func newNetworkRm(a *app) *cobra.Command {
 	return c
 }
 
+// prune removes the networks that no container has, and prints their names.
+func (s *networks) prune(filters []string) error {
+	all, err := s.list()
+	if err != nil {
+		return err
+	}
+	containers, err := s.containers.List()
+	if err != nil {
+		return err
+	}
+	keep, err := filterOf(filters, map[string]func(*network, string) bool{
+		"label": func(n *network, value string) bool { return labelled(n.Labels, value) },
+	})
+	if err != nil {
+		return err
+	}
+	for _, n := range all {
+		used := !keep.keeps(n)
+		for _, c := range containers {
+			v, err := look(c)
+			if err != nil {
+				return err
+			}
+			used = used || v.isOn(n.Name)
+		}
+		if used {
+			continue
+		}
+		if err := s.remove(n.Name); err != nil {
+			return fmt.Errorf("remove network %s: %w", n.Name, err)
+		}
+		fmt.Fprintln(&stdout, n.Name)
+	}
+	return nil
+}
+
 func newNetworkPrune(a *app) *cobra.Command {
 	var force bool
 	var filters []string
@@ -518,38 +554,7 @@ func newNetworkPrune(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		all, err := s.list()
-		if err != nil {
-			return err
-		}
-		containers, err := s.containers.List()
-		if err != nil {
-			return err
-		}
-		keep, err := filterOf(filters, map[string]func(*network, string) bool{
-			"label": func(n *network, value string) bool { return labelled(n.Labels, value) },
-		})
-		if err != nil {
-			return err
-		}
-		for _, n := range all {
-			used := !keep.keeps(n)
-			for _, c := range containers {
-				v, err := look(c)
-				if err != nil {
-					return err
-				}
-				used = used || v.isOn(n.Name)
-			}
-			if used {
-				continue
-			}
-			if err := s.remove(n.Name); err != nil {
-				return fmt.Errorf("remove network %s: %w", n.Name, err)
-			}
-			fmt.Fprintln(&stdout, n.Name)
-		}
-		return nil
+		return s.prune(filters)
 	}}
 	c.Flags().Var((*list)(&filters), "filter", "remove only these: label=KEY[=value]")
 	c.Flags().BoolVarP(&force, "force", "f", false, "as in docker; mk prune never asks")

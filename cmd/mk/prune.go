@@ -29,12 +29,7 @@ func newPrune(a *app) *cobra.Command {
 	var all, force bool
 	c := &cobra.Command{Use: "prune", Short: "Remove what nothing uses", Long: pruneHelp, Args: cobra.NoArgs}
 	c.RunE = a.swept(a.inside(a.withStore(func(c *cobra.Command, s *store, _ []string) error {
-		freed, err := s.prune(c.Context(), all)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(&stdout, "Total reclaimed space: %s\n", size(freed))
-		return nil
+		return reclaimed(s.prune(c.Context(), all, false))
 	})))
 	c.Flags().BoolVarP(&all, "all", "a", false, "remove the step cache too")
 	c.Flags().BoolVarP(&force, "force", "f", false, "as in docker; mk prune never asks")
@@ -42,11 +37,20 @@ func newPrune(a *app) *cobra.Command {
 	return c
 }
 
-// prune deletes under the exclusive lock: no other mk has the store open.
+// reclaimed ends a prune as docker's end.
+func reclaimed(freed int64, err error) error {
+	if err == nil {
+		_, err = fmt.Fprintf(&stdout, "Total reclaimed space: %s\n", size(freed))
+	}
+	return err
+}
+
+// prune removes what nothing uses; with all, the step cache too, with named, also images that have a name and no
+// container. It deletes under the exclusive lock: no other mk has the store open.
 //
 // Order: names, then records, then trees and blobs, so that killed at any point
 // nothing is left that names what is gone.
-func (s *store) prune(ctx context.Context, all bool) (int64, error) {
+func (s *store) prune(ctx context.Context, all, named bool) (int64, error) {
 	if err := unix.Flock(int(s.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return 0, errors.New("prune: another mk is using the store; try again when it has ended")
@@ -70,7 +74,7 @@ func (s *store) prune(ctx context.Context, all bool) (int64, error) {
 		maps.Copy(inUse, v.images())
 	}
 	for _, t := range tagged {
-		if t.Name == "" && !inUse[t.Descriptor.Digest.String()] {
+		if (t.Name == "" || named) && !inUse[t.Descriptor.Digest.String()] {
 			if _, err := s.images.Remove(t.Descriptor.Digest); err != nil {
 				return 0, err
 			}

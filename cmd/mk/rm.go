@@ -82,52 +82,55 @@ func newContainerPrune(a *app) *cobra.Command {
 	var force bool
 	var filters []string
 	c := &cobra.Command{Use: "prune", Short: "Remove all containers that do not run", Args: cobra.NoArgs}
-	c.RunE = a.swept(a.inside(a.withStore(func(c *cobra.Command, s *store, _ []string) error {
-		all, err := s.containers.List()
-		if err != nil {
-			return err
-		}
-		keep, err := filterOf(filters, map[string]func(*container.Container, string) bool{
-			"label": func(c *container.Container, value string) bool { return labelled(c.Labels, value) },
-			"until": func(c *container.Container, value string) bool {
-				t, err := parseTime(value)
-				return err == nil && c.Created.Before(t)
-			},
-		})
-		if err != nil {
-			return err
-		}
-		for _, f := range filters {
-			if until, ok := strings.CutPrefix(f, "until="); ok {
-				if _, err := parseTime(until); err != nil {
-					return fmt.Errorf("--filter %s: %w", f, err)
-				}
-			}
-		}
-		var freed int64
-		for _, c := range all {
-			if !keep.keeps(c) {
-				continue
-			}
-			if running, err := c.Running(); err != nil || running || c.Mode != string(s.mode) {
-				continue
-			}
-			used := diskUse(c.Path("layer"))
-			if err := s.rm(c.ID, false); errors.Is(err, container.ErrRunning) || errors.Is(err, container.ErrNotFound) {
-				continue
-			} else if err != nil {
-				return fmt.Errorf("remove %s: %w", c.Name, err)
-			}
-			freed += used
-			fmt.Fprintln(&stdout, c.ID)
-		}
-		fmt.Fprintf(&stdout, "Total reclaimed space: %s\n", size(freed))
-		return nil
+	c.RunE = a.swept(a.inside(a.withStore(func(_ *cobra.Command, s *store, _ []string) error {
+		return reclaimed(s.pruneContainers(filters))
 	})))
 	c.Flags().Var((*list)(&filters), "filter", "remove only these: label=KEY[=value], or until=TIME: made before that time or duration")
 	c.Flags().BoolVarP(&force, "force", "f", false, "as in docker; mk prune never asks")
 	a.usernsFlag(c)
 	return c
+}
+
+// pruneContainers removes those that do not run, and prints their IDs. It gives the bytes that they had.
+func (s *store) pruneContainers(filters []string) (freed int64, err error) {
+	all, err := s.containers.List()
+	if err != nil {
+		return freed, err
+	}
+	keep, err := filterOf(filters, map[string]func(*container.Container, string) bool{
+		"label": func(c *container.Container, value string) bool { return labelled(c.Labels, value) },
+		"until": func(c *container.Container, value string) bool {
+			t, err := parseTime(value)
+			return err == nil && c.Created.Before(t)
+		},
+	})
+	if err != nil {
+		return freed, err
+	}
+	for _, f := range filters {
+		if until, ok := strings.CutPrefix(f, "until="); ok {
+			if _, err := parseTime(until); err != nil {
+				return freed, fmt.Errorf("--filter %s: %w", f, err)
+			}
+		}
+	}
+	for _, c := range all {
+		if !keep.keeps(c) {
+			continue
+		}
+		if running, err := c.Running(); err != nil || running || c.Mode != string(s.mode) {
+			continue
+		}
+		used := diskUse(c.Path("layer"))
+		if err := s.rm(c.ID, false); errors.Is(err, container.ErrRunning) || errors.Is(err, container.ErrNotFound) {
+			continue
+		} else if err != nil {
+			return freed, fmt.Errorf("remove %s: %w", c.Name, err)
+		}
+		freed += used
+		fmt.Fprintln(&stdout, c.ID)
+	}
+	return freed, nil
 }
 
 // diskUse is the bytes on disk below a directory, as far as it can be read.

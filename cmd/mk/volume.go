@@ -410,41 +410,45 @@ func newVolumeInspect(a *app) *cobra.Command {
 	return c
 }
 
+// pruneUnusedVolumes removes the anonymous volumes that no container has, or all, and prints their names. It gives
+// the bytes that they had.
+func (s *store) pruneUnusedVolumes(all bool, filters []string) (freed int64, err error) {
+	list, err := s.volumes()
+	if err != nil {
+		return freed, err
+	}
+	keep, err := filterOf(filters, map[string]func(volume, string) bool{
+		"label": func(v volume, value string) bool { return labelled(v.Labels, value) },
+	})
+	if err != nil {
+		return freed, err
+	}
+	for _, v := range list {
+		if !keep.keeps(v) {
+			continue
+		}
+		users, err := s.volumeUsers(v.Name)
+		if err != nil {
+			return freed, err
+		}
+		if len(users) > 0 || !v.Anonymous && !all {
+			continue
+		}
+		freed += diskUse(s.volumePath(v.Name))
+		if err := s.removeVolume(v.Name); err != nil {
+			return freed, fmt.Errorf("remove volume %s: %w", v.Name, err)
+		}
+		fmt.Fprintln(&stdout, v.Name)
+	}
+	return freed, nil
+}
+
 func newVolumePrune(a *app) *cobra.Command {
 	var all, force bool
 	var filters []string
 	c := &cobra.Command{Use: "prune", Short: "Remove the anonymous volumes that no container has", Args: cobra.NoArgs}
 	c.RunE = a.inside(a.withStore(func(_ *cobra.Command, s *store, _ []string) error {
-		list, err := s.volumes()
-		if err != nil {
-			return err
-		}
-		keep, err := filterOf(filters, map[string]func(volume, string) bool{
-			"label": func(v volume, value string) bool { return labelled(v.Labels, value) },
-		})
-		if err != nil {
-			return err
-		}
-		var freed int64
-		for _, v := range list {
-			if !keep.keeps(v) {
-				continue
-			}
-			users, err := s.volumeUsers(v.Name)
-			if err != nil {
-				return err
-			}
-			if len(users) > 0 || !v.Anonymous && !all {
-				continue
-			}
-			freed += diskUse(s.volumePath(v.Name))
-			if err := s.removeVolume(v.Name); err != nil {
-				return fmt.Errorf("remove volume %s: %w", v.Name, err)
-			}
-			fmt.Fprintln(&stdout, v.Name)
-		}
-		fmt.Fprintf(&stdout, "Total reclaimed space: %s\n", size(freed))
-		return nil
+		return reclaimed(s.pruneUnusedVolumes(all, filters))
 	}))
 	c.Flags().BoolVarP(&all, "all", "a", false, "those with a name, too")
 	c.Flags().Var((*list)(&filters), "filter", "remove only these: label=KEY[=value]")

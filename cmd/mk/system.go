@@ -1,0 +1,48 @@
+package main
+
+import "github.com/spf13/cobra"
+
+const systemPruneHelp = `Remove the containers that do not run, the networks that no container has, and what
+'mk prune' removes.
+
+--all removes the images that no container was made of, too, and the step cache, as 'mk prune
+--all' does. --volumes removes the anonymous volumes that no container has.`
+
+// newSystem makes docker's words for what concerns the whole store.
+func newSystem(a *app) *cobra.Command {
+	c := &cobra.Command{Use: "system", Short: "Look after the whole store"}
+	c.AddCommand(newInfo(a), newEvents(a), newSystemPrune(a))
+	return c
+}
+
+func newSystemPrune(a *app) *cobra.Command {
+	var all, volumes, force bool
+	c := &cobra.Command{Use: "prune", Short: "Remove what does not run, and what nothing uses", Long: systemPruneHelp, Args: cobra.NoArgs}
+	c.RunE = a.swept(a.inside(a.withStore(func(c *cobra.Command, s *store, _ []string) error {
+		freed, err := s.pruneContainers(nil)
+		if err != nil {
+			return err
+		}
+		nets, err := openNetworks()
+		if err == nil {
+			err = nets.prune(nil)
+		}
+		if err != nil {
+			return err
+		}
+		if volumes {
+			bytes, err := s.pruneUnusedVolumes(false, nil)
+			if freed += bytes; err != nil {
+				return err
+			}
+		}
+		bytes, err := s.prune(c.Context(), all, all)
+		return reclaimed(freed+bytes, err)
+	})))
+	fl := c.Flags()
+	fl.BoolVarP(&all, "all", "a", false, "remove the images that no container was made of, and the step cache")
+	fl.BoolVar(&volumes, "volumes", false, "remove the anonymous volumes that no container has")
+	fl.BoolVarP(&force, "force", "f", false, "as in docker; mk never asks")
+	a.usernsFlag(c)
+	return c
+}
