@@ -242,7 +242,7 @@ func (it *item) own(t *Owners, remember bool) {
 	for name, value := range o.Xattrs {
 		it.attrs = append(it.attrs, attr{name, value})
 	}
-	slices.SortFunc(it.attrs, func(a, b attr) int { return strings.Compare(a.name, b.name) })
+	sortAttrs(it.attrs)
 }
 
 // dir visits what is in the directory at, called prefix: "" or ending in a

@@ -2,7 +2,6 @@ package snapshot
 
 import (
 	"encoding/binary"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -123,7 +122,7 @@ func (h *header) append(b []byte) []byte {
 		record("SCHILY.xattr."+a.name, a.value)
 	}
 	if len(pax) > 0 {
-		slices.SortFunc(pax, func(a, b attr) int { return strings.Compare(a.name, b.name) })
+		sortAttrs(pax)
 		var space [blockSize]byte
 		records := space[:0]
 		for _, r := range pax {
