@@ -74,7 +74,9 @@ func (s *store) prune(ctx context.Context, all, named bool) (int64, error) {
 		maps.Copy(inUse, v.images())
 	}
 	for _, t := range tagged {
-		if (t.Name == "" || named) && !inUse[t.Descriptor.Digest.String()] {
+		id := t.Descriptor.Digest.String()
+		if (t.Name == "" || named) && !inUse[id] {
+			inUse[id] = true // not once more by another of its names
 			if _, err := s.images.Remove(t.Descriptor.Digest); err != nil {
 				return 0, err
 			}

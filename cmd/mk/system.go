@@ -15,6 +15,13 @@ func newSystem(a *app) *cobra.Command {
 	return c
 }
 
+// newBuilder makes docker's other way of saying the commands about building.
+func newBuilder(a *app) *cobra.Command {
+	c := &cobra.Command{Use: "builder", Short: "Manage builds"}
+	c.AddCommand(newBuild(a), newPrune(a))
+	return c
+}
+
 func newSystemPrune(a *app) *cobra.Command {
 	var all, volumes, force bool
 	c := &cobra.Command{Use: "prune", Short: "Remove what does not run, and what nothing uses", Long: systemPruneHelp, Args: cobra.NoArgs}
