@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -48,25 +49,13 @@ func (s *store) rm(name string, force bool) error {
 	if err != nil {
 		return err
 	}
-	if force {
-		if err := stopContainer(c, "KILL", -1); err != nil {
-			return err
-		}
-	}
-	unlock, err := c.Change()
+	unlock, err := s.changeStopped(c, force)
 	if errors.Is(err, container.ErrNotFound) && force {
 		return nil // it was one of --rm
 	} else if err != nil {
 		return err
 	}
 	defer unlock()
-	running, err := c.Running()
-	if err != nil {
-		return err
-	}
-	if running {
-		return fmt.Errorf("%w: stop it first, or use --force", container.ErrRunning)
-	}
 	if mode := string(s.mode); c.Mode != mode {
 		return fmt.Errorf("it was made in mode %s, and its files have the owners of that; use --userns %s", c.Mode, c.Mode)
 	}
@@ -76,6 +65,37 @@ func (s *store) rm(name string, force bool) error {
 	}
 	return s.removeContainer(c, nil, &w)
 }
+
+// changeStopped takes the lock to change a container that does not run; with force, it is killed first. One that is just
+// starting cannot be asked yet, and one that is ending no longer, while it runs.
+func (s *store) changeStopped(c *container.Container, force bool) (unlock func(), err error) {
+	for end := time.Now().Add(endingTakes); ; time.Sleep(5 * time.Millisecond) {
+		if force {
+			if err := stopContainer(c, "KILL", -1); err != nil {
+				return nil, err
+			}
+		}
+		if unlock, err = c.Change(); err != nil {
+			return nil, err
+		}
+		running, err := c.Running()
+		switch {
+		case err == nil && !running:
+			return unlock, nil
+		case err == nil && !force:
+			err = fmt.Errorf("%w: stop it first, or use --force", container.ErrRunning)
+		case err == nil && time.Now().After(end):
+			err = fmt.Errorf("%w, %s after it was killed", container.ErrRunning, endingTakes)
+		}
+		unlock()
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// endingTakes is how long a container that was killed may still be there.
+const endingTakes = 10 * time.Second
 
 // containerPrune removes all containers that do not run.
 func newContainerPrune(a *app) *cobra.Command {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 )
 
 var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
@@ -25,6 +26,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"need":    cmdNeed,
 	"base":    cmdBase,
 	"newfile": cmdNewfile,
+	"held":    cmdHeld,
 	"proc":    cmdProc,
 	"faulty":  cmdFaulty,
 	"tree":    cmdTree,
@@ -143,6 +145,26 @@ func cmdNewfile(ts *testscript.TestScript, neg bool, args []string) {
 		size -= int64(n)
 	}
 	ts.Check(f.Close())
+}
+
+// held DURATION PATTERN
+//
+// holds the lock that is in the one file of that name, as the holder of a container does while it runs.
+func cmdHeld(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: held DURATION PATTERN")
+	}
+	duration, err := time.ParseDuration(args[0])
+	ts.Check(err)
+	names, err := filepath.Glob(ts.MkAbs(args[1]))
+	ts.Check(err)
+	if len(names) != 1 {
+		ts.Fatalf("%q are %d files", args[1], len(names))
+	}
+	f, err := os.OpenFile(names[0], os.O_RDWR, 0)
+	ts.Check(err)
+	ts.Check(unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}))
+	time.AfterFunc(duration, func() { f.Close() })
 }
 
 func parseSize(s string) (int64, error) {
