@@ -68,7 +68,10 @@ func (e *engine) base(ctx context.Context, img *image.Image) (*snapshot.Snapshot
 		e.showBase(img)
 		var v *Vertex
 		b.shown.Do(func() { v = e.names[img] })
-		b.snap, b.err = e.unpack(ctx, img, v)
+		if b.snap, b.err = e.unpack(ctx, img, v); b.err == nil && b.snap != nil {
+			chains := chainIDs(img)
+			b.snap, b.err = b.snap.AsImage(chains[len(chains)-1])
+		}
 	})
 	return b.snap, b.err
 }

@@ -115,6 +115,7 @@ func (s *Snapshot) checkDigests(ctx context.Context) error {
 
 // recompute finds the digests from the tree, again.
 func (s *Snapshot) recompute(ctx context.Context, parent *Digests, isRebased bool) (Digests, error) {
+	parent = s.seen(parent)
 	switch {
 	case s.meta.layer != "":
 		return s.applied(parent), nil

@@ -25,6 +25,31 @@ func ContentOfChain(chain digest.Digest) digest.Digest {
 	return digest.FromString("mk content of chain 1\n" + chain.String() + "\n")
 }
 
+// AsImage gives a snapshot as the tree of the image with that ChainID: what is made on it has the Content that it
+// has wherever it is made on that image, also where the image was built, and its layers have another.
+func (s *Snapshot) AsImage(chain digest.Digest) (*Snapshot, error) {
+	content := ContentOfChain(chain)
+	if d, ok := s.Recorded(); ok && d.Content == content {
+		return s, nil
+	}
+	own, err := s.store.Get(s.id)
+	if err != nil {
+		return nil, err
+	}
+	own.as = content
+	return own, nil
+}
+
+// seen gives the parent's digests as they count for s: see AsImage.
+func (s *Snapshot) seen(parent *Digests) *Digests {
+	if s.meta.on == "" || parent == nil {
+		return parent
+	}
+	is := *parent
+	is.Content = s.meta.on
+	return &is
+}
+
 // chainID is OCI's: the chain of a base is its DiffID.
 func chainID(parent *Digests, diffID digest.Digest) digest.Digest {
 	if parent == nil {
@@ -160,6 +185,7 @@ func (s *Snapshot) applied(parent *Digests) Digests {
 // compute finds the digests. An applied layer is not read, nor one whose digests
 // without a parent are known.
 func (s *Snapshot) compute(ctx context.Context, parent *Digests) (Digests, error) {
+	parent = s.seen(parent)
 	if s.meta.layer != "" {
 		return s.applied(parent), nil
 	}

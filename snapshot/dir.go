@@ -23,7 +23,7 @@ func (s *Store) WriteDir(ctx context.Context, dir string, w io.Writer) error {
 	owners := NewOwners()
 	err := inheritOwners(dir, nil, owners, s.remember)
 	if err == nil {
-		err = scan(ctx, s, []string{dir}, nil, owners, func(it *item) error { return out.item(ctx, it, nil) })
+		err = scan(ctx, s, []string{dir}, nil, owners, nil, func(it *item) error { return out.item(ctx, it, nil) })
 	}
 	if err == nil {
 		err = out.end()

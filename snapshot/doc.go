@@ -29,7 +29,7 @@
 //	bottom/                what lies below the trees of steps (Draft.MountOn), made by ReadDir
 //	drafts/<id>/           a tree being changed; flock on the directory while its process lives
 //	snapshots/<id>/        a snapshot, complete
-//	  meta                 text: parent, whether the layer is the parent's with changes, epoch, and
+//	  meta                 text: parent, whether the layer is the parent's with changes, what the parent counts as, epoch, and
 //	                       the layer it was applied from
 //	  tree/                the changes, in overlay's own form (user.overlay.*, whiteouts as devices 0:0)
 //	  owners               text: what files should have and could not be given; may be missing

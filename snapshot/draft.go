@@ -52,7 +52,7 @@ func (s *Store) NewDraft(parent *Snapshot) (*Draft, error) {
 		if _, err := s.Get(parent.id); err != nil {
 			return nil, fmt.Errorf("new draft: %w", err)
 		}
-		d.meta.parent = parent.id
+		d.meta.parent, d.meta.on = parent.id, parent.as
 	}
 	if err := os.Mkdir(d.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("new draft: %w", err)

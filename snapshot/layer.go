@@ -47,7 +47,7 @@ func (s *Snapshot) items(ctx context.Context, visit func(it *item) error) error 
 	if err != nil {
 		return err
 	}
-	return scanAhead(ctx, s.store, s.trees(), s.Below(), owners, visit)
+	return scanAhead(ctx, s.store, s.trees(), s.Below(), owners, s.meta.epoch, visit)
 }
 
 // streamBuffer is how much of a layer is gathered before it goes on. Measured:

@@ -24,6 +24,7 @@ const (
 //	mk snapshot 1
 //	parent 0123456789abcdef01234567      absent in a base
 //	amends                               absent, or the layer is the parent's with these changes
+//	on sha256:…                          the parent's Content, if it is not its own: see Snapshot.AsImage
 //	epoch 1700000000                     newer mtimes are written as this one
 //	layer sha256:… 1234                  DiffID and bytes of the tar it was applied from
 //	outline                              which was a listing of that layer's: see Draft.SetOutline
@@ -31,6 +32,7 @@ const (
 type meta struct {
 	parent  ID
 	amends  bool
+	on      digest.Digest
 	epoch   *time.Time
 	layer   digest.Digest
 	size    int64
@@ -46,6 +48,9 @@ func (m meta) text() []byte {
 	}
 	if m.amends {
 		fmt.Fprintln(&b, "amends")
+	}
+	if m.on != "" {
+		fmt.Fprintln(&b, "on", m.on)
 	}
 	if m.epoch != nil {
 		fmt.Fprintln(&b, "epoch", m.epoch.Unix())
@@ -70,6 +75,9 @@ func readMeta(path string) (meta, error) {
 			m.parent = ID(f[1])
 		case f[0] == "amends" && len(f) == 1 && m.parent != "":
 			m.amends = true
+		case f[0] == "on" && len(f) == 2 && m.parent != "":
+			m.on = digest.Digest(f[1])
+			err = m.on.Validate()
 		case f[0] == "epoch" && len(f) == 2:
 			var sec int64
 			sec, err = strconv.ParseInt(f[1], 10, 64)

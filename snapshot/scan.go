@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -68,6 +69,7 @@ type scanner struct {
 	owners   *Owners
 	remember bool // owners' UID and GID count
 	parent   *Snapshot
+	epoch    *time.Time // newer times are this one
 	links    map[uint64]*linkGroup
 	item     item
 	// held are directories, each in the one before, of which nothing differs from
@@ -82,8 +84,8 @@ type linkGroup struct {
 }
 
 // scan visits the items of the layer that trees, topmost first, make of parent.
-func scan(ctx context.Context, store *Store, trees []string, parent *Snapshot, owners *Owners, visit func(*item) error) error {
-	s := &scanner{ctx: ctx, visit: visit, owners: owners, remember: store.remember, parent: parent, links: make(map[uint64]*linkGroup)}
+func scan(ctx context.Context, store *Store, trees []string, parent *Snapshot, owners *Owners, epoch *time.Time, visit func(*item) error) error {
+	s := &scanner{ctx: ctx, visit: visit, owners: owners, remember: store.remember, parent: parent, epoch: epoch, links: make(map[uint64]*linkGroup)}
 	root, err := openDirs(trees)
 	if err != nil {
 		return err
@@ -106,7 +108,7 @@ func scan(ctx context.Context, store *Store, trees []string, parent *Snapshot, o
 
 // scanAhead is scan by another goroutine, that looks up and opens files while the visit reads
 // those before: half of the work with many small files each.
-func scanAhead(ctx context.Context, store *Store, trees []string, parent *Snapshot, owners *Owners, visit func(*item) error) error {
+func scanAhead(ctx context.Context, store *Store, trees []string, parent *Snapshot, owners *Owners, epoch *time.Time, visit func(*item) error) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	found := make(chan []item, 2)
@@ -123,7 +125,7 @@ func scanAhead(ctx context.Context, store *Store, trees []string, parent *Snapsh
 				return ctx.Err()
 			}
 		}
-		err := scan(ctx, store, trees, parent, owners, func(it *item) error {
+		err := scan(ctx, store, trees, parent, owners, epoch, func(it *item) error {
 			some = append(some, it.take())
 			if len(some) < aheadItems {
 				return nil
@@ -438,8 +440,9 @@ func (s *scanner) asBelow(is *item, lower int, name string) (bool, error) {
 		one.Set(is.path, o)
 		was.own(one, s.remember)
 	}
-	return is.mode == was.mode && is.uid == was.uid && is.gid == was.gid && is.mtime == was.mtime &&
-		slices.Equal(is.attrs, was.attrs), nil
+	// By the times in the layers, too: whoever unpacks these finds no other.
+	sameTime := is.mtime == was.mtime || clamped(is.mtime, s.epoch) == clamped(was.mtime, s.parent.meta.epoch)
+	return sameTime && is.mode == was.mode && is.uid == was.uid && is.gid == was.gid && slices.Equal(is.attrs, was.attrs), nil
 }
 
 // emit visits an item, and before it the directories held back above it.

@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // Snapshot is an immutable file tree: a parent, or none, and one directory of
@@ -13,8 +15,9 @@ type Snapshot struct {
 	id     ID
 	parent *Snapshot
 	meta   meta
-	alone  *Snapshot // made by Rebase in this process: the same layer without a parent
-	sums   Sums      // of a snapshot that this process made: see Draft.Hashed
+	alone  *Snapshot     // made by Rebase in this process: the same layer without a parent
+	sums   Sums          // of a snapshot that this process made: see Draft.Hashed
+	as     digest.Digest // "" or the Content that it has to what is made on it: see AsImage
 
 	kept     string // see View: the directory, which is not the store's
 	owners   tableOnce

@@ -51,9 +51,17 @@ type header struct {
 	attrs    []attr
 }
 
+// clamped is a time, or epoch if it is newer than that; nil: it is not.
+func clamped(t unix.Timespec, epoch *time.Time) unix.Timespec {
+	if epoch != nil && time.Unix(t.Unix()).After(*epoch) {
+		return unix.NsecToTimespec(epoch.UnixNano())
+	}
+	return t
+}
+
 // tarHeader says item in tar's terms. Times newer than epoch become epoch.
 func tarHeader(it *item, epoch *time.Time) header {
-	h := header{name: it.path, mode: it.mode & 0o7777, uid: it.uid, gid: it.gid, mtime: it.mtime, attrs: it.attrs}
+	h := header{name: it.path, mode: it.mode & 0o7777, uid: it.uid, gid: it.gid, mtime: clamped(it.mtime, epoch), attrs: it.attrs}
 	switch it.kind {
 	case gone:
 		dir, name := splitPath(it.path)
@@ -62,9 +70,6 @@ func tarHeader(it *item, epoch *time.Time) header {
 		return header{name: joinPath(dir, whiteoutPrefix+name), flag: tarFile}
 	case emptied:
 		return header{name: it.path + "/" + opaqueName, flag: tarFile}
-	}
-	if epoch != nil && time.Unix(it.mtime.Unix()).After(*epoch) {
-		h.mtime = unix.NsecToTimespec(epoch.UnixNano())
 	}
 	switch {
 	case it.linkTo != "":
