@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"sync"
+	"sync/atomic"
 )
 
 // stdout is where commands print. What it cannot write is an error of the command even where
@@ -14,23 +15,27 @@ var stdout printer
 
 type printer struct {
 	mu  sync.Mutex
-	err error // the first; nothing is written after it
+	err atomic.Pointer[error] // the first; nothing is written after it
 }
 
 func (p *printer) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.err != nil {
-		return 0, p.err
+	if err := p.lost(); err != nil {
+		return 0, err
 	}
 	n, err := os.Stdout.Write(b)
-	p.err = err
+	if err != nil {
+		p.err.Store(&err)
+	}
 	return n, err
 }
 
-// lost is the error of the first write that failed.
+// lost is the error of the first write that failed. It does not wait for one that the reader keeps waiting, which
+// nobody may be interested in any more.
 func (p *printer) lost() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.err
+	if err := p.err.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
