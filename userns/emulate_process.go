@@ -23,23 +23,32 @@ func (c *ids) mayKill(other *ids) bool {
 // kill answers kill, tkill and rt_sigqueueinfo: those to who may be sent signals the kernel does.
 func (t *tracer) kill(pid, signal int32) reply {
 	c, ok := t.who()
-	if !ok || c.capable(unix.CAP_KILL) || signal < 0 || signal > 64 {
+	// SIGCONT may be sent to all of the session. Only to kill is a number below 1 a group's.
+	if !ok || c.capable(unix.CAP_KILL) || signal < 0 || signal > 64 || signal == int32(unix.SIGCONT) || pid <= 0 && t.n.nr != unix.SYS_KILL {
+		return native
+	}
+	// Who is in a PID namespace of his own in the container has other numbers than its /proc.
+	numbers := strings.Fields(t.status("NStgid"))
+	if len(numbers) != len(strings.Fields(statusOf(t.pid, "NStgid"))) {
 		return native
 	}
 	if pid > 0 {
-		// SIGCONT may be sent to all of the session.
-		if other, ok := t.identityOf(pid); ok && !c.mayKill(&other) && signal != int32(unix.SIGCONT) {
+		if other, ok := t.identityOf(pid); ok && !c.mayKill(&other) {
 			return failed(unix.EPERM)
 		}
 		return native
 	}
-	return t.killGroup(&c, pid, signal)
+	own, err := strconv.ParseInt(numbers[len(numbers)-1], 10, 32)
+	if err != nil {
+		return native
+	}
+	return t.killGroup(&c, int32(own), pid, signal)
 }
 
 // killGroup sends a signal to those of a process group, or to all, who may be sent it. If these are all of
-// them, the kernel does.
-func (t *tracer) killGroup(c *ids, pid, signal int32) reply {
-	own, group := int32(t.pidInside(int32(t.n.pid))), -pid
+// them, the kernel does. own is the caller's number.
+func (t *tracer) killGroup(c *ids, own, pid, signal int32) reply {
+	group := -pid
 	if pid == 0 {
 		group = groupOf(t.inProc(own, "stat"))
 	}
@@ -63,6 +72,9 @@ func (t *tracer) killGroup(c *ids, pid, signal int32) reply {
 		return failed(unix.EPERM)
 	}
 	for _, one := range some {
+		if one == 1 && (signal == int32(unix.SIGKILL) || signal == int32(unix.SIGSTOP)) {
+			continue // from inside, it gets neither
+		}
 		// A directory of /proc is taken for a pidfd: the process is the one that was looked at, or none.
 		if dir := t.openProc(one, "", unix.O_DIRECTORY); dir >= 0 {
 			unix.PidfdSendSignal(dir, unix.Signal(signal), nil, 0)
@@ -130,14 +142,18 @@ func (t *tracer) inProc(pid int32, name string) []byte {
 
 // openProc opens something of the container's /proc, if that is one: -1.
 func (t *tracer) openProc(pid int32, name string, flags int) int {
-	path := "/proc"
+	path := "proc"
 	if pid > 0 {
 		path += "/" + strconv.Itoa(int(pid))
 	}
 	if name != "" {
 		path += "/" + name
 	}
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC|flags, 0)
+	// In the container's root: the caller's may be another.
+	fd, err := unix.Openat2(t.root, path, &unix.OpenHow{
+		Flags:   uint64(unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC | flags),
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS,
+	})
 	if err != nil {
 		return -1
 	}
