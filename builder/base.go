@@ -70,7 +70,7 @@ func (e *engine) base(ctx context.Context, img *image.Image) (*snapshot.Snapshot
 		b.shown.Do(func() { v = e.names[img] })
 		if b.snap, b.err = e.unpack(ctx, img, v); b.err == nil && b.snap != nil {
 			chains := chainIDs(img)
-			b.snap, b.err = b.snap.AsImage(chains[len(chains)-1])
+			b.snap = b.snap.AsImage(chains[len(chains)-1])
 		}
 	})
 	return b.snap, b.err

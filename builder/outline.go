@@ -120,7 +120,7 @@ func (e *engine) outline(ctx context.Context, img *image.Image) (*snapshot.Snaps
 			return
 		}
 		if s, err := e.Trees.OutlineByChain(top); err == nil {
-			o.snap = s
+			o.snap = s.AsImage(top) // it may be of a step that made the same
 			return
 		}
 		if !e.Inside || !e.mostlyListed(ctx, img) {
@@ -129,7 +129,7 @@ func (e *engine) outline(ctx context.Context, img *image.Image) (*snapshot.Snaps
 		s, err := e.makeOutline(ctx, img)
 		switch {
 		case err == nil:
-			o.snap = s
+			o.snap = s.AsImage(top)
 		case errors.Is(err, errForsaken):
 			o.err = err
 		case ctx.Err() == nil:

@@ -71,8 +71,13 @@ func (r *Result) addOutlines(ctx context.Context, doc *cacheDocument, layers map
 			return err
 		}
 		list, err := r.engine.outlines(ctx, chains)
-		if err != nil {
-			return fmt.Errorf("what is in a base: %w", err)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		} else if errors.Is(err, ErrNeedsInside) {
+			return err
+		} else if err != nil { // the cache saves less, and is one
+			r.engine.notice(fmt.Sprintf("the cache does not tell what is in a base: %v", err))
+			continue
 		}
 		if doc.Outlines == nil && len(list) > 0 {
 			doc.Outlines = map[digest.Digest]cachedLayer{}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -176,6 +177,16 @@ func (s *Snapshot) shows(p string) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// epochOf is the epoch of the layer that p comes from, nil for none.
+func (s *Snapshot) epochOf(p string) (*time.Time, error) {
+	for _, l := range s.stack() {
+		if says, err := look(l.tree(), p); err != nil || says != nothing {
+			return l.meta.epoch, err
+		}
+	}
+	return nil, nil
 }
 
 // review asks what becomes of each file of a layer.

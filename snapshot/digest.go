@@ -27,17 +27,13 @@ func ContentOfChain(chain digest.Digest) digest.Digest {
 
 // AsImage gives a snapshot as the tree of the image with that ChainID: what is made on it has the Content that it
 // has wherever it is made on that image, also where the image was built, and its layers have another.
-func (s *Snapshot) AsImage(chain digest.Digest) (*Snapshot, error) {
+func (s *Snapshot) AsImage(chain digest.Digest) *Snapshot {
 	content := ContentOfChain(chain)
 	if d, ok := s.Recorded(); ok && d.Content == content {
-		return s, nil
+		return s
 	}
-	own, err := s.store.Get(s.id)
-	if err != nil {
-		return nil, err
-	}
-	own.as = content
-	return own, nil
+	// s is everybody's who asks the store for it.
+	return &Snapshot{store: s.store, id: s.id, parent: s.parent, meta: s.meta, as: content}
 }
 
 // seen gives the parent's digests as they count for s: see AsImage.

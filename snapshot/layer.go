@@ -120,7 +120,8 @@ func (s *stream) item(ctx context.Context, it *item, epoch *time.Time) error {
 }
 
 func (s *stream) header(h *header) error {
-	if cap(s.buf)-len(s.buf) >= 4*blockSize && len(h.attrs) == 0 && len(h.name)+len(h.link) < 2*blockSize {
+	// Five blocks at most, and the buffer is never left full: copyFile wants room.
+	if cap(s.buf)-len(s.buf) > 5*blockSize && len(h.attrs) == 0 && len(h.name)+len(h.link) < 2*blockSize {
 		s.buf = h.append(s.buf) // it fits
 		return nil
 	}

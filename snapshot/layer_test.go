@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -435,4 +436,63 @@ func TestReservedNames(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestStreamHasRoom puts headers of all lengths near the end of the buffer: what follows is whole.
+func TestStreamHasRoom(t *testing.T) {
+	const text = "hello"
+	path := filepath.Join(t.TempDir(), "f")
+	must(t, os.WriteFile(path, []byte(text), 0o644))
+	for left := range 12 {
+		for _, length := range []int{10, 200, 480, 500, 700, 979, 1000, 1023, 1500} {
+			h := header{name: strings.Repeat("n", length), mode: 0o644, size: int64(len(text)), flag: tarFile}
+			var got bytes.Buffer
+			out := streamTo(&got)
+			const room = 16 * blockSize
+			out.buf = make([]byte, room-left*blockSize, room)
+			want := slices.Concat(out.buf, h.append(nil), []byte(text), padding(h.size), zeros[:2*blockSize])
+			if left == 0 {
+				must(t, out.flushAll())
+			}
+			f, err := os.Open(path)
+			must(t, err)
+			must(t, out.header(&h))
+			if err := out.copyFile(context.Background(), int(f.Fd()), h.size); err != nil {
+				t.Errorf("a name of %d bytes, %d blocks left: %v", length, left, err)
+			}
+			f.Close()
+			must(t, out.end())
+			if !bytes.Equal(got.Bytes(), want) {
+				t.Errorf("a name of %d bytes, %d blocks left: other bytes", length, left)
+			}
+		}
+	}
+}
+
+// TestAsImage: what is made on a tree of an image counts it by its layers, what is made on the snapshot does not.
+func TestAsImage(t *testing.T) {
+	inside(t, func(t *testing.T, mode string) {
+		s := openStore(t, mode)
+		base := change(t, s, nil, func(root string) { must(t, os.WriteFile(root+"/f", nil, 0o644)) })
+		d, err := base.Digests(context.Background())
+		must(t, err)
+		on := func(parent *Snapshot) Digests {
+			made, err := change(t, s, parent, func(root string) { must(t, os.WriteFile(root+"/g", nil, 0o644)) }).Digests(context.Background())
+			must(t, err)
+			return made
+		}
+		plain := on(base)
+		image := on(base.AsImage(d.Chain))
+		if again := on(base); again.Content != plain.Content || image.Content == plain.Content {
+			t.Errorf("made on the snapshot %+v, then %+v, on the image %+v", plain, again, image)
+		}
+		must(t, errors.Join(problems(s.Check(context.Background()))...))
+	})
+}
+
+func problems(list []Problem) (errs []error) {
+	for _, p := range list {
+		errs = append(errs, p)
+	}
+	return errs
 }

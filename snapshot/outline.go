@@ -45,6 +45,7 @@ const (
 	travelHead  = "mk outline 1 "
 	maxTravel   = 64 << 20 // bytes of names: eight million
 	travelLimit = 4 << 20  // entries besides
+	maxHidden   = 8 << 20  // names of all layers of an image, which are held in memory
 )
 
 // MakeOutline makes the outline of a layer on parent, the outline of what that lies on, nil
@@ -110,6 +111,9 @@ func (s *Snapshot) writeOutline(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	head := append([]byte(travelHead+sums.Chain.String()+"\n"), names...)
+	if len(head) > maxTravel { // who reads it would refuse it
+		return fmt.Errorf("more than %d bytes of names", maxTravel)
+	}
 	out := streamTo(w)
 	h := header{name: travelName, mode: 0o644, size: int64(len(head)), flag: tarFile}
 	err = errors.Join(out.header(&h), out.write(head), out.write(padding(h.size)))
@@ -197,6 +201,9 @@ func (s *Snapshot) hidden() ([]uint64, error) {
 		}
 		if names, err = appendHashes(names, text); err != nil {
 			return nil, fmt.Errorf("names of snapshot %s: %w", s.id, err)
+		}
+		if len(names) > maxHidden {
+			return nil, fmt.Errorf("an outline hides more than %d names", maxHidden)
 		}
 	}
 	slices.Sort(names)

@@ -440,8 +440,15 @@ func (s *scanner) asBelow(is *item, lower int, name string) (bool, error) {
 		one.Set(is.path, o)
 		was.own(one, s.remember)
 	}
-	// By the times in the layers, too: whoever unpacks these finds no other.
-	sameTime := is.mtime == was.mtime || clamped(is.mtime, s.epoch) == clamped(was.mtime, s.parent.meta.epoch)
+	sameTime := is.mtime == was.mtime
+	if !sameTime && s.epoch != nil {
+		// By the times in the layers, too: whoever unpacks these finds no other.
+		epoch, err := s.parent.epochOf(is.path)
+		if err != nil {
+			return false, err
+		}
+		sameTime = clamped(is.mtime, s.epoch) == clamped(was.mtime, epoch)
+	}
 	return sameTime && is.mode == was.mode && is.uid == was.uid && is.gid == was.gid && slices.Equal(is.attrs, was.attrs), nil
 }
 
