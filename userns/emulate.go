@@ -621,8 +621,6 @@ func (t *tracer) answer() reply {
 		return t.ask(unix.AT_FDCWD, a[0], unix.AT_SYMLINK_NOFOLLOW, 0, 0)
 	case unix.SYS_READLINKAT:
 		return t.ask(int32(a[0]), a[1], unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH, 0, 0)
-	case unix.SYS_KILL, unix.SYS_TKILL, unix.SYS_RT_SIGQUEUEINFO:
-		return t.kill(int32(a[0]), int32(a[1]))
 	case unix.SYS_CHROOT:
 		if c, ok := t.who(); !ok || !c.capable(unix.CAP_SYS_CHROOT) {
 			return failed(unix.EPERM)

@@ -25,7 +25,6 @@ var notified = []int{
 	sysChmod, unix.SYS_FCHMOD, unix.SYS_FCHMODAT, unix.SYS_FCHMODAT2,
 	sysUtime, sysUtimes, sysFutimes, unix.SYS_UTIMENSAT, unix.SYS_TRUNCATE, unix.SYS_CHDIR,
 	unix.SYS_FACCESSAT, unix.SYS_FACCESSAT2, unix.SYS_BIND,
-	unix.SYS_KILL, unix.SYS_TKILL, unix.SYS_RT_SIGQUEUEINFO,
 }
 
 // missing are calls that would go past the supervisor: to these a kernel is played that does not have them,
