@@ -58,6 +58,7 @@ var compatCalls = map[int32]int{
 	85: unix.SYS_READLINK, 305: unix.SYS_READLINKAT, 92: unix.SYS_TRUNCATE, 193: unix.SYS_TRUNCATE, 12: unix.SYS_CHDIR, 133: unix.SYS_FCHDIR,
 	33: unix.SYS_ACCESS, 307: unix.SYS_FACCESSAT, 439: unix.SYS_FACCESSAT2,
 	75: unix.SYS_SETRLIMIT, 191: unix.SYS_GETRLIMIT, 340: unix.SYS_PRLIMIT64, 365: unix.SYS_GETSOCKOPT, 361: unix.SYS_BIND,
+	174: unix.SYS_RT_SIGACTION,
 }
 
 // shortCalls are those of before Linux 2.4, with IDs of 16 bits. Those of stat are left to the kernel: no

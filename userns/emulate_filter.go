@@ -135,6 +135,10 @@ func filterCalls(users bool, numbers func(call int) []int32) (prog []bpf.Instruc
 	on(unix.SYS_PRLIMIT64, limits(1)...)
 	on(unix.SYS_SETRLIMIT, limits(0)...)
 	on(unix.SYS_GETRLIMIT, limits(0)...)
+	// A new handler of SIGCHLD.
+	on(unix.SYS_RT_SIGACTION,
+		low(0), bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(unix.SIGCHLD), SkipFalse: 3},
+		low(1), bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0, SkipTrue: 1}, notify, allow)
 	on(unix.SYS_PRCTL,
 		low(0), bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PR_SET_KEEPCAPS, SkipFalse: 1}, notify, allow)
 	on(unix.SYS_GETSOCKOPT,
