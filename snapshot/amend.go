@@ -8,7 +8,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -171,22 +170,18 @@ func (s *Snapshot) stack() (all []*Snapshot) {
 
 // shows tells whether the whole tree has a file at p, a path without symlinks in it.
 func (s *Snapshot) shows(p string) (bool, error) {
-	for _, l := range s.stack() {
-		if says, err := look(l.tree(), p); err != nil || says != nothing {
-			return says == present, err
-		}
-	}
-	return false, nil
+	_, says, err := s.source(p)
+	return says == present, err
 }
 
-// epochOf is the epoch of the layer that p comes from, nil for none.
-func (s *Snapshot) epochOf(p string) (*time.Time, error) {
+// source is the topmost of s and what it lies on that has a say about p, and what it says; nil: none has.
+func (s *Snapshot) source(p string) (*Snapshot, view, error) {
 	for _, l := range s.stack() {
 		if says, err := look(l.tree(), p); err != nil || says != nothing {
-			return l.meta.epoch, err
+			return l, says, err
 		}
 	}
-	return nil, nil
+	return nil, nothing, nil
 }
 
 // review asks what becomes of each file of a layer.

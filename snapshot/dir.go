@@ -15,11 +15,7 @@ import (
 // rules of WriteLayer: in a store that remembers, files have the owners that their
 // marks say. Nobody may be changing it.
 func (s *Store) WriteDir(ctx context.Context, dir string, w io.Writer) error {
-	out := &stream{buf: make([]byte, 0, streamBuffer)}
-	out.flush = func(b []byte) ([]byte, error) {
-		_, err := w.Write(b)
-		return b, err
-	}
+	out := streamTo(w)
 	owners := NewOwners()
 	err := inheritOwners(dir, nil, owners, s.remember)
 	if err == nil {

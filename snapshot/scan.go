@@ -443,11 +443,11 @@ func (s *scanner) asBelow(is *item, lower int, name string) (bool, error) {
 	sameTime := is.mtime == was.mtime
 	if !sameTime && s.epoch != nil {
 		// By the times in the layers, too: whoever unpacks these finds no other.
-		epoch, err := s.parent.epochOf(is.path)
+		from, _, err := s.parent.source(is.path)
 		if err != nil {
 			return false, err
 		}
-		sameTime = clamped(is.mtime, s.epoch) == clamped(was.mtime, epoch)
+		sameTime = from != nil && clamped(is.mtime, s.epoch) == clamped(was.mtime, from.meta.epoch)
 	}
 	return sameTime && is.mode == was.mode && is.uid == was.uid && is.gid == was.gid && slices.Equal(is.attrs, was.attrs), nil
 }

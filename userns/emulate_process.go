@@ -26,23 +26,8 @@ func (t *tracer) identityOf(pid int32) (c ids, ok bool) {
 	return t.numbered(limit), true
 }
 
-// inProc reads a file of the container's /proc/PID, nil if there is none.
+// inProc reads a file of a process in the container's /proc, nil if there is none, or that is no proc.
 func (t *tracer) inProc(pid int32, name string) []byte {
-	fd := t.openProc(pid, name)
-	if fd < 0 {
-		return nil
-	}
-	defer unix.Close(fd)
-	b := make([]byte, 4096)
-	n, err := unix.Read(fd, b)
-	if err != nil {
-		return nil
-	}
-	return b[:n]
-}
-
-// openProc opens a file of a process in the container's /proc, if that is one: -1.
-func (t *tracer) openProc(pid int32, name string) int {
 	path := "proc/" + strconv.Itoa(int(pid)) + "/" + name
 	// In the container's root: the caller's may be another.
 	fd, err := unix.Openat2(t.root, path, &unix.OpenHow{
@@ -50,13 +35,18 @@ func (t *tracer) openProc(pid int32, name string) int {
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS,
 	})
 	if err != nil {
-		return -1
+		return nil
 	}
+	defer unix.Close(fd)
 	if !isProc(fd) {
-		unix.Close(fd)
-		return -1
+		return nil
 	}
-	return fd
+	b := make([]byte, 4096)
+	n, err := unix.Read(fd, b)
+	if err != nil {
+		return nil
+	}
+	return b[:n]
 }
 
 func isProc(fd int) bool {
