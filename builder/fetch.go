@@ -19,6 +19,7 @@ import (
 	"unicode"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
 
 // Fetched is the part of the store that holds what ADD and contexts got from
@@ -30,7 +31,7 @@ import (
 //	                                  etag "…"            may be missing
 //	                                  modified Mon, 02 …  Last-Modified; may be missing
 //	fetched/sha256/<hex>            the bytes, 0600
-//	fetched/git/<hash>/             a checkout; see fetchgit.go
+//	fetched/git/<hash>/             a checkout; see gitcheckout.go
 //	fetched/.tmp-*                  being written, or their writer is dead
 //
 // No URL is written down, since one may hold a password. Nothing here is needed:
@@ -289,6 +290,35 @@ func (f *Fetched) remember(address string, got fetchedFile) error {
 		os.Remove(tmp.Name())
 	}
 	return err
+}
+
+// FetchedFile is what an address gave: a file, or a checkout.
+type FetchedFile struct {
+	Kind, Name string // "sha256" or "git", and its hash
+	Path       string
+	Used       time.Time // when it was read or written last, to the day; on a file system without such times when it came
+}
+
+// List lists what is kept.
+func (f *Fetched) List() ([]FetchedFile, error) {
+	var all []FetchedFile
+	for _, kind := range []string{"sha256", "git"} {
+		entries, err := os.ReadDir(f.path(kind))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		for _, e := range entries {
+			file := FetchedFile{Kind: kind, Name: e.Name(), Path: f.path(kind, e.Name())}
+			var st unix.Stat_t
+			if err := unix.Lstat(file.Path, &st); err != nil {
+				return nil, fmt.Errorf("look at %s: %w", file.Path, err)
+			}
+			// A checkout's mtime is its commit's.
+			file.Used = time.Unix(max(st.Atim.Sec, st.Mtim.Sec), 0)
+			all = append(all, file)
+		}
+	}
+	return all, nil
 }
 
 // Prune removes everything and tells how many bytes that were. The caller holds

@@ -71,7 +71,7 @@ func (c *checker) problem(d digest.Digest, err error) {
 
 // blobs hashes every blob.
 func (c *checker) blobs(ctx context.Context) error {
-	return c.store.eachBlob(func(d digest.Digest, size int64) error {
+	return c.store.EachBlob(func(d digest.Digest, size int64) error {
 		f, err := os.Open(c.store.path(blobPath(d)))
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // removed meanwhile

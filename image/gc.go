@@ -26,12 +26,12 @@ type Freed struct {
 // yet named is taken for garbage.
 func (s *Store) GC(ctx context.Context, keep func(digest.Digest) bool) (Freed, error) {
 	var freed Freed
-	live, err := s.reachable(ctx)
+	live, err := s.Reachable(ctx, nil)
 	if err != nil {
 		return freed, fmt.Errorf("collect garbage: %w", err) // an index that cannot be followed frees nothing
 	}
 	var dead []v1.Descriptor
-	err = s.eachBlob(func(d digest.Digest, size int64) error {
+	err = s.EachBlob(func(d digest.Digest, size int64) error {
 		if _, ok := live[d]; !ok && (keep == nil || !keep(d)) {
 			dead = append(dead, v1.Descriptor{Digest: d, Size: size, MediaType: s.documentType(ctx, d, size)})
 		}
@@ -69,12 +69,15 @@ func (s *Store) GC(ctx context.Context, keep func(digest.Digest) bool) (Freed, e
 	return freed, nil
 }
 
-// reachable returns all digests that index.json leads to, whether their blobs
-// exist or not, and the DiffIDs of the layers, whose records are kept with them.
-func (s *Store) reachable(ctx context.Context) (map[digest.Digest]struct{}, error) {
-	ix, err := s.readIndex()
-	if err != nil {
-		return nil, err
+// Reachable returns all digests that roots, or with nil the entries of index.json, lead to: manifests, configs,
+// layers, whether their blobs exist or not, and the layers' DiffIDs, whose records are kept with them.
+func (s *Store) Reachable(ctx context.Context, roots []v1.Descriptor) (map[digest.Digest]struct{}, error) {
+	if roots == nil {
+		ix, err := s.readIndex()
+		if err != nil {
+			return nil, err
+		}
+		roots = ix.Manifests
 	}
 	live := map[digest.Digest]struct{}{}
 	var follow func(d v1.Descriptor) error
@@ -122,21 +125,12 @@ func (s *Store) reachable(ctx context.Context) (map[digest.Digest]struct{}, erro
 		}
 		return nil
 	}
-	for _, d := range ix.Manifests {
+	for _, d := range roots {
 		if err := follow(d); err != nil {
 			return nil, fmt.Errorf("%s: %w", d.Digest, err)
 		}
 	}
 	return live, nil
-}
-
-// Reachable calls f for every digest that index.json leads to: manifests, configs, layers and their DiffIDs.
-func (s *Store) Reachable(ctx context.Context, f func(digest.Digest)) error {
-	live, err := s.reachable(ctx)
-	for d := range live {
-		f(d)
-	}
-	return err
 }
 
 // deletionOrder puts what names others before what is named.
@@ -175,8 +169,8 @@ func (s *Store) documentType(ctx context.Context, d digest.Digest, size int64) s
 	return kind
 }
 
-// eachBlob calls f for every file under blobs that has a digest's name.
-func (s *Store) eachBlob(f func(d digest.Digest, size int64) error) error {
+// EachBlob calls f for every file under blobs that has a digest's name.
+func (s *Store) EachBlob(f func(d digest.Digest, size int64) error) error {
 	return s.eachDigestFile("blobs", func(d digest.Digest, e fs.DirEntry, _ string) error {
 		info, err := e.Info()
 		if errors.Is(err, fs.ErrNotExist) {

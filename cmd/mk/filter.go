@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 )
 
 // filter is what several --filter KEY=value say together: values of one key are alternatives, keys
@@ -50,4 +51,22 @@ func filterOf[T any](words []string, keys map[string]func(T, string) bool) (filt
 func labelled(labels map[string]string, value string) bool {
 	k, want, has := strings.Cut(value, "=")
 	return hasLabel(labels, k, want, !has)
+}
+
+// untilOf reads the until=TIME or until=DURATION among filters: the earliest, or the zero time.
+func untilOf(filters []string) (until time.Time, err error) {
+	for _, f := range filters {
+		value, ok := strings.CutPrefix(f, "until=")
+		if !ok {
+			continue
+		}
+		t, err := parseTime(value)
+		if err != nil || t.IsZero() {
+			return until, fmt.Errorf("--filter %s: want a time, or how long ago, as until=24h", f)
+		}
+		if until.IsZero() || t.Before(until) {
+			until = t
+		}
+	}
+	return until, nil
 }

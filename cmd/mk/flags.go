@@ -2,10 +2,13 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"strings"
+
+	"github.com/docker/go-units"
 
 	"mk/builder"
 )
@@ -21,6 +24,23 @@ func (l *list) Set(value string) error {
 
 func (l *list) String() string { return strings.Join(*l, ",") }
 func (l *list) Type() string   { return "stringArray" }
+
+// bytesFlag is an amount of bytes: 512m, 10GB, units of 1024 as docker's.
+type bytesFlag struct {
+	n   int64
+	set bool
+}
+
+func (b *bytesFlag) Set(value string) (err error) {
+	b.set = true
+	if b.n, err = units.RAMInBytes(value); err == nil && b.n < 0 {
+		err = errors.New("less than nothing")
+	}
+	return err
+}
+
+func (b *bytesFlag) String() string { return "" }
+func (b *bytesFlag) Type() string   { return "bytes" }
 
 // buildArgs reads --build-arg: NAME=value, or NAME for the caller's own value,
 // which leaves the recipe's default where the caller has none.

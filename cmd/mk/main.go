@@ -153,7 +153,7 @@ var verbs = []struct {
 	{"top", newTop}, {"port", newPort}, {"events", newEvents}, {"container", newContainer},
 	{"volume", newVolume}, {"network", newNetwork},
 	{"stats", newStats}, {"update", newUpdate}, {"pause", newPause}, {"unpause", newUnpause},
-	{"system", newSystem}, {"builder", newBuilder}, {"cache", newCache}, {"info", newInfo}, {"check", newCheck}, {"prune", newPrune}, {"version", newVersion},
+	{"system", newSystem}, {"builder", newBuilder}, {"cache", newCache}, {"info", newInfo}, {"check", newCheck}, {"prune", newPrune}, {"du", newDu}, {"version", newVersion},
 }
 
 // newRoot makes the command table for a line that begins with word: when that is a verb, it alone,

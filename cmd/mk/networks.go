@@ -520,8 +520,13 @@ func (s *networks) prune(filters []string) error {
 	if err != nil {
 		return err
 	}
+	until, err := untilOf(filters)
+	if err != nil {
+		return err
+	}
 	keep, err := filterOf(filters, map[string]func(*network, string) bool{
 		"label": func(n *network, value string) bool { return labelled(n.Labels, value) },
+		"until": func(n *network, _ string) bool { return n.Created.Before(until) },
 	})
 	if err != nil {
 		return err

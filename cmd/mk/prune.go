@@ -8,14 +8,18 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"mk/builder"
 	"mk/container"
+	"mk/image"
 	"mk/snapshot"
 )
 
@@ -23,18 +27,78 @@ const pruneHelp = `Remove what nothing uses: images without a name, blobs of no 
 neither an image nor the step cache needs, and what killed processes left.
 
 --all removes the step cache too, with the trees that only it needs, what
-RUN --mount=type=cache kept, and what is known of the files of contexts.`
+RUN --mount=type=cache kept, and what is known of the files of contexts.
+
+With --filter until=24h the step cache forgets what no build wanted for so
+long. With --max-used-space 10GB it forgets what was used least lately until
+what it alone needs ('mk du') is no more; with --min-free-space, until so much
+is free on the disk; and never goes below --reserved-space.`
+
+// pruning says what goes beyond what nothing uses.
+type pruning struct {
+	all    bool                     // the whole step cache
+	images func(image.Summary) bool // of the images that have a name, and no container; nil: none
+	none   func(image.Summary) bool // of those without a name; nil: all
+
+	until                      time.Time // what the step cache has not used since then
+	maxUsed, minFree, reserved bytesFlag // and while it has more
+}
 
 func newPrune(a *app) *cobra.Command {
-	var all, force bool
+	var p pruning
+	var force bool
+	var filters []string
 	c := &cobra.Command{Use: "prune", Short: "Remove what nothing uses", Long: pruneHelp, Args: cobra.NoArgs}
 	c.RunE = a.swept(a.inside(a.withStore(func(c *cobra.Command, s *store, _ []string) error {
-		return reclaimed(s.prune(c.Context(), all, false))
+		for _, f := range filters {
+			if !strings.HasPrefix(f, "until=") {
+				return fmt.Errorf("--filter %s: want until=TIME", f)
+			}
+		}
+		var err error
+		if p.until, err = untilOf(filters); err != nil {
+			return err
+		}
+		if p.all && p.partly() {
+			p.all = false // docker's word for the step cache, of which the rest says how much
+		}
+		return reclaimed(s.prune(c.Context(), &p))
 	})))
-	c.Flags().BoolVarP(&all, "all", "a", false, "remove the step cache too")
-	c.Flags().BoolVarP(&force, "force", "f", false, "as in docker; mk prune never asks")
+	fl := c.Flags()
+	fl.BoolVarP(&p.all, "all", "a", false, "remove the step cache too")
+	fl.BoolVarP(&force, "force", "f", false, "as in docker; mk prune never asks")
+	fl.Var((*list)(&filters), "filter", "until=TIME: of the step cache, what was not used since or, until=24h, for so long")
+	fl.Var(&p.maxUsed, "max-used-space", "make the step cache no larger than this, as 10GB")
+	fl.Var(&p.minFree, "min-free-space", "make the step cache smaller until so much is free on the disk")
+	fl.Var(&p.reserved, "reserved-space", "leave the step cache so much in any case")
+	fl.Var(&p.reserved, "keep-storage", "leave the step cache so much, and no more unless another flag says so")
 	a.usernsFlag(c)
 	return c
+}
+
+// partly tells that some of the step cache is to go.
+func (p *pruning) partly() bool {
+	return !p.until.IsZero() || p.maxUsed.set || p.minFree.set || p.reserved.set
+}
+
+// limit is how much the step cache may have, -1 if all it has, by how much that and what is free on the disk are.
+func (p *pruning) limit(has, free int64) int64 {
+	limit := int64(-1)
+	switch {
+	case p.maxUsed.set:
+		limit = p.maxUsed.n
+	case p.reserved.set && !p.minFree.set && p.until.IsZero():
+		limit = p.reserved.n
+	}
+	if short := p.minFree.n - free; p.minFree.set && short > 0 {
+		if within := max(has-short, 0); limit < 0 || within < limit {
+			limit = within
+		}
+	}
+	if limit >= 0 {
+		limit = max(limit, p.reserved.n)
+	}
+	return limit
 }
 
 // reclaimed ends a prune as docker's end.
@@ -45,68 +109,56 @@ func reclaimed(freed int64, err error) error {
 	return err
 }
 
-// prune removes what nothing uses; with all, the step cache too, with named, also images that have a name and no
-// container. It deletes under the exclusive lock: no other mk has the store open.
+// prune removes what nothing uses, and what p says. It deletes under the exclusive lock: no other mk has the
+// store open.
 //
 // Order: names, then records, then trees and blobs, so that killed at any point
 // nothing is left that names what is gone.
-func (s *store) prune(ctx context.Context, all, named bool) (int64, error) {
+func (s *store) prune(ctx context.Context, p *pruning) (int64, error) {
 	if err := unix.Flock(int(s.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return 0, errors.New("prune: another mk is using the store; try again when it has ended")
 		}
 		return 0, fmt.Errorf("prune: lock store: %w", err)
 	}
-	tagged, err := s.images.List()
-	if err != nil {
+	if err := s.pruneImages(ctx, p); err != nil {
 		return 0, err
 	}
-	containers, err := s.containers.List()
-	if err != nil {
-		return 0, err
-	}
-	inUse := map[string]bool{} // what containers were made of, named or not
-	for _, c := range containers {
-		v, err := look(c)
-		if err != nil {
-			return 0, err
-		}
-		maps.Copy(inUse, v.images())
-	}
-	for _, t := range tagged {
-		id := t.Descriptor.Digest.String()
-		if (t.Name == "" || named) && !inUse[id] {
-			inUse[id] = true // not once more by another of its names
-			if _, err := s.images.Remove(t.Descriptor.Digest); err != nil {
-				return 0, err
-			}
-		}
-	}
-	used, err := s.treesOfImages(ctx)
-	if err != nil {
-		return 0, err
-	}
-	if err := s.treesOfContainers(containers, used); err != nil {
-		return 0, err
-	}
-	err = s.records.Prune(all, func(r *builder.Record) bool {
-		_, err := s.trees.Get(r.Snapshot)
-		if err == nil && !all {
-			s.markTree(used, r.Snapshot)
-		}
-		return err == nil && !all
-	})
-	if err != nil {
-		return 0, err
-	}
-	if err := builder.PruneStatCaches(s.path("stat"), all); err != nil {
-		return 0, err
-	}
-	_, bytes, err := s.trees.Remove(func(id snapshot.ID) bool { return used[id] })
+	forgotten, bytes, err := s.forget(ctx, p)
 	if err != nil {
 		return bytes, err
 	}
-	if all {
+	containers, err := s.containers.List()
+	if err != nil {
+		return bytes, err
+	}
+	used, err := s.treesOfImages(ctx)
+	if err != nil {
+		return bytes, err
+	}
+	if err := s.treesOfContainers(containers, used); err != nil {
+		return bytes, err
+	}
+	err = s.records.Prune(p.all, func(r *builder.Record) bool {
+		_, err := s.trees.Get(r.Snapshot)
+		keep := err == nil && !forgotten[r.Key]
+		if keep {
+			s.markTree(used, r.Snapshot)
+		}
+		return keep
+	})
+	if err != nil {
+		return bytes, err
+	}
+	if err := builder.PruneStatCaches(s.path("stat"), p.all); err != nil {
+		return bytes, err
+	}
+	_, freed, err := s.trees.Remove(func(id snapshot.ID) bool { return used[id] })
+	bytes += freed
+	if err != nil {
+		return bytes, err
+	}
+	if p.all {
 		freed, err := s.caches().RemoveAll()
 		if bytes += freed; err != nil {
 			return bytes, err
@@ -116,14 +168,78 @@ func (s *store) prune(ctx context.Context, all, named bool) (int64, error) {
 	if bytes += halves; err != nil {
 		return bytes, err
 	}
-	freed, err := s.images.GC(ctx, nil)
-	bytes += freed.Bytes
-	if err == nil && all {
-		var fetched int64
-		fetched, err = s.fetched().Prune()
-		bytes += fetched
+	blobs, err := s.images.GC(ctx, nil)
+	bytes += blobs.Bytes
+	if err == nil && p.all {
+		freed, err = s.fetched().Prune()
+		bytes += freed
 	}
 	return bytes, err
+}
+
+// pruneImages forgets images that no container was made of.
+func (s *store) pruneImages(ctx context.Context, p *pruning) error {
+	list, err := s.images.Summaries(ctx)
+	if err != nil {
+		return err
+	}
+	containers, err := s.containers.List()
+	if err != nil {
+		return err
+	}
+	inUse := map[string]bool{} // what containers were made of, named or not
+	for _, c := range containers {
+		v, err := look(c)
+		if err != nil {
+			return err
+		}
+		maps.Copy(inUse, v.images())
+	}
+	for _, sum := range list {
+		goes := p.none == nil || p.none(sum)
+		if !sum.Reference.IsZero() {
+			goes = p.images != nil && p.images(sum)
+		}
+		if id := sum.Target.Digest.String(); goes && !inUse[id] {
+			inUse[id] = true // not once more by another of its names
+			if _, err := s.images.Remove(sum.Target.Digest); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// forget decides of the step cache, and removes of it what is no tree.
+func (s *store) forget(ctx context.Context, p *pruning) (records map[builder.Key]bool, bytes int64, err error) {
+	if p.all || !p.partly() {
+		return nil, 0, nil
+	}
+	u, err := s.usage(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	var disk unix.Statfs_t
+	if err := unix.Statfs(s.root, &disk); err != nil {
+		return nil, 0, fmt.Errorf("prune: look at what is free on the disk: %w", err)
+	}
+	records = map[builder.Key]bool{}
+	for _, item := range u.forget(p.until, p.limit(u.cacheSize(), int64(disk.Bavail)*disk.Bsize)) {
+		switch {
+		case item.record != nil:
+			records[item.record.Key] = true
+		case item.mount != nil:
+			_, err = s.caches().Remove(item.mount.CacheMount)
+			bytes += item.pieces[0].bytes
+		default:
+			err = os.RemoveAll(item.file.Path)
+			bytes += item.pieces[0].bytes
+		}
+		if err != nil {
+			return nil, bytes, fmt.Errorf("prune: %w", err)
+		}
+	}
+	return records, bytes, nil
 }
 
 // treesOfImages lists the trees that the store's images are made of.
@@ -134,40 +250,39 @@ func (s *store) treesOfImages(ctx context.Context) (map[snapshot.ID]bool, error)
 		return nil, err
 	}
 	for _, t := range tagged {
-		img, err := s.images.Image(ctx, t.Descriptor, nil)
-		if err != nil {
+		if err := s.treesOfImage(ctx, t.Descriptor, used); err != nil {
 			return nil, fmt.Errorf("%s: %w", t.Name, err) // an image that cannot be read frees nothing
-		}
-		var ids []digest.Digest
-		for _, l := range img.Layers() {
-			ids = append(ids, l.DiffID)
-			if snap, err := s.trees.ByDiffID(l.DiffID); err == nil {
-				s.markTree(used, snap.ID())
-			}
-		}
-		for _, chain := range identity.ChainIDs(ids) {
-			if snap, err := s.trees.ByChain(chain); err == nil {
-				s.markTree(used, snap.ID())
-			}
 		}
 	}
 	return used, nil
 }
 
+// treesOfImage marks the trees that an image is made of.
+func (s *store) treesOfImage(ctx context.Context, d ocispec.Descriptor, used map[snapshot.ID]bool) error {
+	img, err := s.images.Image(ctx, d, nil)
+	if err != nil {
+		return err
+	}
+	var ids []digest.Digest
+	for _, l := range img.Layers() {
+		ids = append(ids, l.DiffID)
+		if snap, err := s.trees.ByDiffID(l.DiffID); err == nil {
+			s.markTree(used, snap.ID())
+		}
+	}
+	for _, chain := range identity.ChainIDs(ids) {
+		if snap, err := s.trees.ByChain(chain); err == nil {
+			s.markTree(used, snap.ID())
+		}
+	}
+	return nil
+}
+
 // treesOfContainers marks the trees that containers of this mode lie on, and removes what killed
 // processes left of containers that never were.
 func (s *store) treesOfContainers(all []*container.Container, used map[snapshot.ID]bool) error {
-	for _, c := range all {
-		if c.Mode != string(s.mode) {
-			continue
-		}
-		id, err := snapshot.KeptParent(c.Path("layer"))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // it is being removed
-		} else if err != nil {
-			return fmt.Errorf("container %s: %w", c.Name, err)
-		}
-		s.markTree(used, id)
+	if err := s.treesUnder(all, used); err != nil {
+		return err
 	}
 	if err := container.SweepCgroups(); err != nil {
 		return err
@@ -183,6 +298,23 @@ func (s *store) treesOfContainers(all []*container.Container, used map[snapshot.
 		if err := os.RemoveAll(dir); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// treesUnder marks the trees that containers of this mode lie on.
+func (s *store) treesUnder(all []*container.Container, used map[snapshot.ID]bool) error {
+	for _, c := range all {
+		if c.Mode != string(s.mode) {
+			continue
+		}
+		id, err := snapshot.KeptParent(c.Path("layer"))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it is being removed
+		} else if err != nil {
+			return fmt.Errorf("container %s: %w", c.Name, err)
+		}
+		s.markTree(used, id)
 	}
 	return nil
 }

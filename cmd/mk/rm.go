@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"mk/container"
 )
@@ -117,22 +115,16 @@ func (s *store) pruneContainers(filters []string) (freed int64, err error) {
 	if err != nil {
 		return freed, err
 	}
-	keep, err := filterOf(filters, map[string]func(*container.Container, string) bool{
-		"label": func(c *container.Container, value string) bool { return labelled(c.Labels, value) },
-		"until": func(c *container.Container, value string) bool {
-			t, err := parseTime(value)
-			return err == nil && c.Created.Before(t)
-		},
-	})
+	until, err := untilOf(filters)
 	if err != nil {
 		return freed, err
 	}
-	for _, f := range filters {
-		if until, ok := strings.CutPrefix(f, "until="); ok {
-			if _, err := parseTime(until); err != nil {
-				return freed, fmt.Errorf("--filter %s: %w", f, err)
-			}
-		}
+	keep, err := filterOf(filters, map[string]func(*container.Container, string) bool{
+		"label": func(c *container.Container, value string) bool { return labelled(c.Labels, value) },
+		"until": func(c *container.Container, _ string) bool { return c.Created.Before(until) },
+	})
+	if err != nil {
+		return freed, err
 	}
 	for _, c := range all {
 		if !keep.keeps(c) {
@@ -151,22 +143,4 @@ func (s *store) pruneContainers(filters []string) (freed int64, err error) {
 		fmt.Fprintln(&stdout, c.ID)
 	}
 	return freed, nil
-}
-
-// diskUse is the bytes on disk below a directory, as far as it can be read.
-func diskUse(dir string) (bytes int64) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return 0
-	}
-	for _, e := range entries {
-		var st unix.Stat_t
-		if path := dir + "/" + e.Name(); unix.Lstat(path, &st) == nil {
-			bytes += st.Blocks * 512
-			if e.IsDir() {
-				bytes += diskUse(path)
-			}
-		}
-	}
-	return bytes
 }
