@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -111,7 +112,8 @@ func (s *store) nameOf(arg string) (string, bool) {
 }
 
 // writeOutput writes a file whole or not at all; "" and "-" are standard
-// output. The rename is the commit point.
+// output. A new file has the mode that the umask leaves, one that is replaced
+// keeps its own. The rename is the commit point.
 func writeOutput(path string, write func(io.Writer) error) error {
 	if path == "" || path == "-" {
 		if term.IsTerminal(int(os.Stdout.Fd())) {
@@ -119,7 +121,9 @@ func writeOutput(path string, write func(io.Writer) error) error {
 		}
 		return write(&stdout)
 	}
-	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() { // a pipe or a device: written as it is
+	old, err := os.Stat(path)
+	replaces := err == nil
+	if replaces && !old.Mode().IsRegular() { // a pipe or a device: written as it is
 		f, err := os.OpenFile(path, os.O_WRONLY, 0)
 		if err != nil {
 			return err
@@ -127,17 +131,20 @@ func writeOutput(path string, write func(io.Writer) error) error {
 		err = write(f)
 		return errors.Join(err, f.Close())
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
+	name := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+"-"+rand.Text()[:10])
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666) // the umask's mode, which os.CreateTemp does not give
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // nothing to remove once it was renamed
-	err = write(f)
+	defer os.Remove(name) // nothing to remove once it was renamed
+	if replaces {
+		err = f.Chmod(old.Mode().Perm())
+	}
 	if err == nil {
-		err = f.Chmod(0o644)
+		err = write(f)
 	}
 	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), path)
+	return os.Rename(name, path)
 }

@@ -50,9 +50,13 @@ func readRecipe(file, dir string) (*recipeFile, error) {
 			return nil, fmt.Errorf("open context: %s is not a directory", dir)
 		}
 		for _, name := range recipeNames {
-			if st, err := os.Stat(filepath.Join(dir, name)); err == nil && st.Mode().IsRegular() {
+			st, err := os.Stat(filepath.Join(dir, name))
+			if err == nil && st.Mode().IsRegular() {
 				path = filepath.Join(dir, name)
 				break
+			}
+			if errors.Is(err, fs.ErrPermission) {
+				return nil, fmt.Errorf("read recipe: %w", err)
 			}
 		}
 		if path == "" {
