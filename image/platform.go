@@ -3,6 +3,7 @@ package image
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -16,6 +17,10 @@ func HostPlatform() v1.Platform {
 	}
 	return p
 }
+
+// architectures are those of Linux that may be written alone, so that a misspelt
+// one is not taken for a machine that nobody has.
+const architectures = "386 amd64 arm arm64 loong64 mips mips64 mips64le mipsle ppc64 ppc64le riscv64 s390x wasm"
 
 // ParsePlatform reads os/arch[/variant], arch alone, or os alone, with the
 // aliases that docker knows (x86_64, aarch64, armhf, …).
@@ -37,7 +42,10 @@ func ParsePlatform(s string) (v1.Platform, error) {
 		default:
 			p.OS, p.Architecture = "linux", s
 		}
-		return normalize(p), nil
+		if p = normalize(p); !slices.Contains(strings.Fields(architectures), p.Architecture) {
+			return v1.Platform{}, fmt.Errorf("platform %q: unknown operating system or architecture", s)
+		}
+		return p, nil
 	}
 	p.OS, p.Architecture = parts[0], parts[1]
 	if len(parts) == 3 {

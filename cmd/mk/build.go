@@ -230,6 +230,11 @@ func (b *building) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if call.what == "build" && !f.plan {
+		if err := removeStale(f.iidfile); err != nil {
+			return err
+		}
+	}
 	if b.args, err = buildArgs(f.args); err != nil {
 		return err
 	}
@@ -288,6 +293,18 @@ func (b *building) run(ctx context.Context) (err error) {
 		b.recipe.Stages[0].Base = from
 	}
 	return b.make(ctx, progress)
+}
+
+// removeStale removes the ID that an earlier build wrote: a script that reads the file after
+// a build that failed must not take that image for its own. A pipe or a device stays.
+func removeStale(iidfile string) error {
+	if st, err := os.Lstat(iidfile); err != nil || !st.Mode().IsRegular() {
+		return nil // nothing stale; what is wrong with the path, writing says
+	}
+	if err := os.Remove(iidfile); err != nil {
+		return fmt.Errorf("remove the image ID of an earlier build: %w", err)
+	}
+	return nil
 }
 
 // noticeSyntax says that the frontend which "# syntax=" or BUILDKIT_SYNTAX names is not
