@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -132,11 +133,44 @@ func (k *Conn) Send(v any, files ...*os.File) error {
 		}
 		rights = unix.UnixRights(fds...)
 	}
+	if len(text) > maxControl {
+		return k.sendLarge(text, files)
+	}
 	_, _, err = k.c.WriteMsgUnix(text, rights, nil)
 	return err
 }
 
-// maxControl bounds a packet: a command line and an environment.
+// sendLarge sends a text that no packet takes, a command line or environment of more than 64 KB, as a
+// file before the others.
+func (k *Conn) sendLarge(text []byte, files []*os.File) error {
+	if len(text) > maxLarge {
+		return fmt.Errorf("%d bytes: %w", len(text), unix.E2BIG)
+	}
+	fd, err := unix.MemfdCreate("packet", unix.MFD_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("make a large packet: %w", err)
+	}
+	body := os.NewFile(uintptr(fd), "packet")
+	defer body.Close()
+	if _, err := body.Write(text); err != nil {
+		return fmt.Errorf("make a large packet: %w", err)
+	}
+	fds := []int{fd}
+	for _, f := range files {
+		fds = append(fds, int(f.Fd()))
+	}
+	_, _, err = k.c.WriteMsgUnix([]byte(largePacket), unix.UnixRights(fds...), nil)
+	return err
+}
+
+// largePacket is a packet whose text is its first file.
+const largePacket = "large"
+
+// maxLarge bounds that text, in bytes: the kernel takes 6 MB of arguments and environment (execve(2)),
+// and JSON may write a byte as six.
+const maxLarge = 40 << 20
+
+// maxControl bounds the text of any other packet, in bytes.
 const maxControl = 64 << 10
 
 // maxFiles bounds the descriptors of a packet.
@@ -166,7 +200,16 @@ func (k *Conn) Receive(v any) ([]*os.File, error) {
 			}
 		}
 	}
-	if err := json.Unmarshal(text[:n], v); err != nil {
+	text = text[:n]
+	if string(text) == largePacket && len(files) > 0 {
+		text, err = io.ReadAll(io.NewSectionReader(files[0], 0, maxLarge))
+		files[0].Close()
+		if files = files[1:]; err != nil {
+			closeAll(files)
+			return nil, fmt.Errorf("read a packet: %w", err)
+		}
+	}
+	if err := json.Unmarshal(text, v); err != nil {
 		closeAll(files)
 		return nil, fmt.Errorf("read a packet: %w", err)
 	}
@@ -211,27 +254,41 @@ func (k *Conn) Next() (Reply, []*os.File, error) {
 
 // Ask asks a container's holder for something that is done at once.
 func (c *Container) Ask(r Request, with ...*os.File) (Reply, []*os.File, error) {
+	return c.await(context.Background(), r, with...)
+}
+
+// await asks a container's holder for something that may take its time. When ctx ends, the waiting does;
+// the holder goes on.
+func (c *Container) await(ctx context.Context, r Request, with ...*os.File) (Reply, []*os.File, error) {
 	k, err := c.Dial()
 	if err != nil {
 		return Reply{}, nil, err
 	}
 	defer k.Close()
+	defer context.AfterFunc(ctx, func() { k.Close() })()
 	reply, files, err := k.Ask(r, with...)
-	if err != nil && strings.HasPrefix(err.Error(), ErrNotRunning.Error()) {
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		err = ctx.Err()
+	case strings.HasPrefix(err.Error(), ErrNotRunning.Error()):
 		err = fmt.Errorf("%s: %w", c.Name, ErrNotRunning)
 	}
 	return reply, files, err
 }
 
+// Stop sends the container a signal and waits for its end, after some seconds with SIGKILL; -1: never.
+// The container is stopped even when ctx ends before.
+func (c *Container) Stop(ctx context.Context, signal unix.Signal, seconds int) error {
+	_, _, err := c.await(ctx, Request{Op: "stop", Signal: int(signal), Seconds: seconds})
+	return err
+}
+
 // Wait waits for the end of the container's run and gives its exit status.
-func (c *Container) Wait() (int, error) {
-	k, err := c.Dial()
+func (c *Container) Wait(ctx context.Context) (int, error) {
+	reply, _, err := c.await(ctx, Request{Op: "wait"})
 	if err == nil {
-		defer k.Close()
-		var reply Reply
-		if reply, _, err = k.Ask(Request{Op: "wait"}); err == nil {
-			return reply.Code, nil
-		}
+		return reply.Code, nil
 	}
 	if !errors.Is(err, ErrNotRunning) && !errors.Is(err, ErrKilled) {
 		return 0, err

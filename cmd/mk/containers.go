@@ -76,10 +76,12 @@ func eachContainer(names []string, verb string, do func(*container.Container) er
 }
 
 // each does something with each name, and prints the name. A failure does not keep it from the
-// others; the exit status tells.
+// others, an interruption does; the exit status tells.
 func each(names []string, do func(name string) error) (failed error) {
 	for _, name := range names {
-		if err := do(name); err != nil {
+		if err := do(name); canceled(err) {
+			return err
+		} else if err != nil {
 			var said *exitError // by inside, which ended by itself
 			if !errors.As(err, &said) || said.err != nil || said.status >= 128 {
 				fmt.Fprintln(os.Stderr, "mk:", err)

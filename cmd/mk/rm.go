@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,9 +23,12 @@ func newRm(a *app) *cobra.Command {
 	c.RunE = a.swept(a.inside(a.withStore(func(c *cobra.Command, s *store, args []string) error {
 		var failed error
 		for _, name := range args {
-			err := s.rm(name, force)
+			err := s.rm(c.Context(), name, force)
 			if force && errors.Is(err, container.ErrNotFound) {
 				continue
+			}
+			if canceled(err) {
+				return err
 			}
 			if err != nil {
 				fmt.Fprintf(os.Stderr, "mk: remove %s: %v\n", name, err)
@@ -42,12 +46,12 @@ func newRm(a *app) *cobra.Command {
 }
 
 // rm removes one container.
-func (s *store) rm(name string, force bool) error {
+func (s *store) rm(ctx context.Context, name string, force bool) error {
 	c, err := s.containers.Find(name)
 	if err != nil {
 		return err
 	}
-	unlock, err := s.changeStopped(c, force)
+	unlock, err := s.changeStopped(ctx, c, force)
 	if errors.Is(err, container.ErrNotFound) && force {
 		return nil // it was one of --rm
 	} else if err != nil {
@@ -66,10 +70,10 @@ func (s *store) rm(name string, force bool) error {
 
 // changeStopped takes the lock to change a container that does not run; with force, it is killed first. One that is just
 // starting cannot be asked yet, and one that is ending no longer, while it runs.
-func (s *store) changeStopped(c *container.Container, force bool) (unlock func(), err error) {
+func (s *store) changeStopped(ctx context.Context, c *container.Container, force bool) (unlock func(), err error) {
 	for end := time.Now().Add(endingTakes); ; time.Sleep(5 * time.Millisecond) {
 		if force {
-			if err := stopContainer(c, "KILL", -1); err != nil {
+			if err := stopContainer(ctx, c, "KILL", -1); err != nil {
 				return nil, err
 			}
 		}
@@ -101,7 +105,7 @@ func newContainerPrune(a *app) *cobra.Command {
 	var filters []string
 	c := &cobra.Command{Use: "prune", Short: "Remove all containers that do not run", Args: cobra.NoArgs}
 	c.RunE = a.swept(a.inside(a.withStore(func(_ *cobra.Command, s *store, _ []string) error {
-		return reclaimed(s.pruneContainers(filters))
+		return reclaimed(s.pruneContainers(c.Context(), filters))
 	})))
 	c.Flags().Var((*list)(&filters), "filter", "remove only these: label=KEY[=value], or until=TIME: made before that time or duration")
 	c.Flags().BoolVarP(&force, "force", "f", false, "as in docker; mk prune never asks")
@@ -110,7 +114,7 @@ func newContainerPrune(a *app) *cobra.Command {
 }
 
 // pruneContainers removes those that do not run, and prints their IDs. It gives the bytes that they had.
-func (s *store) pruneContainers(filters []string) (freed int64, err error) {
+func (s *store) pruneContainers(ctx context.Context, filters []string) (freed int64, err error) {
 	all, err := s.containers.List()
 	if err != nil {
 		return freed, err
@@ -134,7 +138,7 @@ func (s *store) pruneContainers(filters []string) (freed int64, err error) {
 			continue
 		}
 		used := diskUse(c.Path("layer"))
-		if err := s.rm(c.ID, false); errors.Is(err, container.ErrRunning) || errors.Is(err, container.ErrNotFound) {
+		if err := s.rm(ctx, c.ID, false); errors.Is(err, container.ErrRunning) || errors.Is(err, container.ErrNotFound) {
 			continue
 		} else if err != nil {
 			return freed, fmt.Errorf("remove %s: %w", c.Name, err)

@@ -63,7 +63,7 @@ func newRestart(a *app) *cobra.Command {
 			if c.Flags().Changed("time") || c.Flags().Changed("timeout") {
 				after = seconds
 			}
-			if err := stopContainer(ctr, signal, after); err != nil {
+			if err := stopContainer(c.Context(), ctr, signal, after); err != nil {
 				return err
 			}
 			if err := a.start(ctr); err != nil {

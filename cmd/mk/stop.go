@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 
 	"github.com/spf13/cobra"
@@ -19,12 +20,12 @@ func newStop(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "stop [flags] CONTAINER...", Short: "Stop running containers", Long: stopHelp, Args: cobra.MinimumNArgs(1)}
 	c.RunE = func(c *cobra.Command, args []string) error {
 		given := c.Flags().Changed("time") || c.Flags().Changed("timeout")
-		return eachContainer(args, "stop", func(c *container.Container) error {
-			after := c.StopTimeout
+		return eachContainer(args, "stop", func(ctr *container.Container) error {
+			after := ctr.StopTimeout
 			if given {
 				after = seconds
 			}
-			return stopContainer(c, signal, after)
+			return stopContainer(c.Context(), ctr, signal, after)
 		})
 	}
 	c.Flags().IntVarP(&seconds, "time", "t", 10, "seconds to wait before SIGKILL; -1: for ever")
@@ -35,7 +36,7 @@ func newStop(a *app) *cobra.Command {
 }
 
 // stopContainer stops a container, and waits until it has ended; one that does not run is stopped.
-func stopContainer(c *container.Container, signal string, seconds int) error {
+func stopContainer(ctx context.Context, c *container.Container, signal string, seconds int) error {
 	if signal == "" {
 		signal = c.StopSignal
 	}
@@ -46,7 +47,7 @@ func stopContainer(c *container.Container, signal string, seconds int) error {
 			return err
 		}
 	}
-	_, _, err := c.Ask(container.Request{Op: "stop", Signal: int(sig), Seconds: seconds})
+	err := c.Stop(ctx, sig, seconds)
 	if errors.Is(err, container.ErrNotRunning) || errors.Is(err, container.ErrKilled) {
 		return nil
 	}
@@ -61,15 +62,15 @@ func newKill(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return eachContainer(args, "kill", func(c *container.Container) error {
-			op := container.Request{Op: "signal", Signal: int(sig)}
+		return eachContainer(args, "kill", func(ctr *container.Container) error {
 			if sig == unix.SIGKILL { // and it is gone when we are back
-				op = container.Request{Op: "stop", Signal: int(sig), Seconds: -1}
+				err := ctr.Stop(c.Context(), sig, -1)
+				if errors.Is(err, container.ErrKilled) {
+					return nil
+				}
+				return err
 			}
-			_, _, err := c.Ask(op)
-			if errors.Is(err, container.ErrKilled) && sig == unix.SIGKILL {
-				return nil
-			}
+			_, _, err := ctr.Ask(container.Request{Op: "signal", Signal: int(sig)})
 			return err
 		})
 	}

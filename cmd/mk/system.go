@@ -52,7 +52,7 @@ func newSystemPrune(a *app) *cobra.Command {
 		if labels || !all {
 			p.until = time.Time{} // steps have no labels
 		}
-		freed, err := s.pruneContainers(filters)
+		freed, err := s.pruneContainers(c.Context(), filters)
 		if err != nil {
 			return err
 		}
