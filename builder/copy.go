@@ -39,6 +39,9 @@ type CopyInto struct {
 	Add    bool
 	Unpack *bool
 
+	// OnlyArchives makes a source that is to be unpacked and is no archive an error, not a file to copy.
+	OnlyArchives bool
+
 	// Owners takes the numbers of devices that no one in a user namespace can
 	// make; nil: to be refused is an error. With Remember, it takes owners and
 	// refused attributes too, and owners are not even tried: mode single.
@@ -179,6 +182,9 @@ func (c *copier) root(r *fileRoot) error {
 	if unpack && r.entry.st.isRegular() && r.entry.st.size > 0 {
 		if done, err := c.unpack(src, r); done || err != nil {
 			return err
+		}
+		if c.into.OnlyArchives {
+			return fmt.Errorf("unpack %q: it is not a tar archive", "/"+r.path)
 		}
 	}
 	dst, name, err := c.destFile(r.base)

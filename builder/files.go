@@ -216,11 +216,11 @@ func joinPath(dir, name string) string {
 	return dir + "/" + name
 }
 
-// find resolves the source p, following symlinks. What is missing or ignored
-// is errNotFound.
-func (f *Files) find(p string, ignore *patternSet) (filePlace, error) {
+// find resolves the source p, following symlinks, with follow one at its end, too. What is missing
+// or ignored is errNotFound.
+func (f *Files) find(p string, follow bool, ignore *patternSet) (filePlace, error) {
 	p = path.Clean("/" + p)
-	place, err := walkPath(f.Root, p, walkRules{follow: true, ignore: ignore})
+	place, err := walkPath(f.Root, p, walkRules{follow: follow, ignore: ignore})
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return place, errNotFound(p)
 	}

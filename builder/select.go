@@ -26,6 +26,8 @@ type CopySources struct {
 	Words   []string // at least one; "../x" and "/x" mean x
 	Parents bool     // --parents: keep the path, from "/./" on where there is one
 	Exclude []string // --exclude, relative to each copied directory
+	Literal bool     // words are names, not patterns
+	Links   bool     // a symlink that a literal word names is copied as one
 }
 
 // Selection is the ordered list of files that one COPY takes, hashed. It does
@@ -123,7 +125,7 @@ type fileXattr struct{ name, value string }
 // that reads `"/x": not found` and is os.ErrNotExist; a wildcard that matches
 // nothing gives nothing.
 //
-// What a source is: symlinks are followed when a word names or matches one, and
+// What a source is: symlinks are followed when a word names or matches one (but see Links), and
 // on the way to it, inside the root; below a copied directory they are kept.
 // With Parents no link below the pivot is followed.
 func (f *Files) Select(ctx context.Context, c CopySources) (*Selection, error) {
@@ -162,7 +164,7 @@ func (f *Files) Select(ctx context.Context, c CopySources) (*Selection, error) {
 				must = path.Clean("/" + word + "/" + pattern)
 			}
 		}
-		places, err := f.sources(word, ignore, exclude)
+		places, err := f.sources(word, c, ignore, exclude)
 		if err != nil {
 			return nil, err
 		}
@@ -254,10 +256,10 @@ type sourcePlace struct {
 
 // sources resolves one word to the files and directories it stands for, sorted
 // as a walk meets them.
-func (f *Files) sources(word string, ignore, exclude *patternSet) ([]sourcePlace, error) {
+func (f *Files) sources(word string, c CopySources, ignore, exclude *patternSet) ([]sourcePlace, error) {
 	word = path.Clean("/" + word)
-	if !hasWildcard(word) {
-		place, err := f.find(word, ignore)
+	if c.Literal || !hasWildcard(word) {
+		place, err := f.find(word, !c.Links, ignore)
 		if err != nil {
 			return nil, err
 		}
@@ -271,7 +273,7 @@ func (f *Files) sources(word string, ignore, exclude *patternSet) ([]sourcePlace
 	for !hasWildcard(parts[first]) {
 		first++
 	}
-	top, err := f.find(strings.Join(parts[:first], "/"), ignore)
+	top, err := f.find(strings.Join(parts[:first], "/"), true, ignore)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -333,7 +335,7 @@ func (f *Files) glob(dir *dirHandle, at string, parent matchState, pattern []str
 		}
 		base := n.name
 		if p.st.isLink() {
-			if p, err = f.find(p.path, ignore); err != nil {
+			if p, err = f.find(p.path, true, ignore); err != nil {
 				return err
 			}
 		} else {

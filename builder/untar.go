@@ -82,7 +82,7 @@ func (c *copier) unpack(src *dirHandle, r *fileRoot) (done bool, err error) {
 	archive := tar.NewReader(plain)
 	first, err := archive.Next()
 	if err != nil {
-		return false, nil
+		return err == io.EOF && c.into.OnlyArchives, nil
 	}
 	c.settle()
 	if err := c.extract(archive, first); err != nil {

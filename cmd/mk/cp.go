@@ -26,7 +26,8 @@ const cpHelp = `Copy files between a container, running or not, and the machine.
 CONTAINER:PATH; the other a path, or - for a tar on standard input or output.
 
 As with cp -a, a directory is copied into one that is there and becomes one that
-is not; with /. at its end, what is in it is copied. Files come to the container
+is not; with /. at its end, what is in it is copied. A symlink is copied as one,
+without --follow-link. Files come to the container
 as root's, and to the machine as yours.`
 
 func newCp(a *app) *cobra.Command {
@@ -151,12 +152,13 @@ func (x *copying) owner(p string) (snapshot.Owner, bool) {
 // in copies from the machine into the container.
 func (x *copying) in(source, dest string) error {
 	contents := strings.HasSuffix(source, "/.") || source == "."
+	follow := x.follow || contents || strings.HasSuffix(source, "/")
 	source, err := filepath.Abs(source)
 	if err != nil {
 		return err
 	}
-	stat := os.Lstat
-	if x.follow || contents {
+	base, stat := filepath.Base(source), os.Lstat
+	if follow {
 		stat = os.Stat
 		if source, err = filepath.EvalSymlinks(source); err != nil {
 			return fmt.Errorf("cp: %w", err)
@@ -171,11 +173,11 @@ func (x *copying) in(source, dest string) error {
 		return fmt.Errorf("cp: %w", err)
 	}
 	defer parent.Close()
-	dest, err = copyDest(x.root, dest, filepath.Base(source), st.IsDir(), contents)
+	dest, err = copyDest(x.root, dest, base, st.IsDir(), contents)
 	if err != nil {
 		return err
 	}
-	sel, err := (&builder.Files{Root: parent, Local: true}).Select(x.ctx, builder.CopySources{Words: []string{escape(filepath.Base(source))}})
+	sel, err := (&builder.Files{Root: parent, Local: true}).Select(x.ctx, builder.CopySources{Words: []string{filepath.Base(source)}, Literal: true, Links: !follow})
 	if err != nil {
 		return err
 	}
@@ -185,8 +187,9 @@ func (x *copying) in(source, dest string) error {
 // out copies from the container to the machine.
 func (x *copying) out(source, dest string) error {
 	contents := strings.HasSuffix(source, "/.") || path.Clean("/"+source) == "/"
+	links := !x.follow && !contents && !strings.HasSuffix(source, "/") && isLink(x.root, source)
 	isDir, found := kind(x.root, source)
-	if !found {
+	if isDir = isDir && !links; !found && !links {
 		return fmt.Errorf("cp: %s: %w in the container", source, fs.ErrNotExist)
 	}
 	dest, slash := filepath.Clean(dest), strings.HasSuffix(dest, "/")
@@ -206,7 +209,7 @@ func (x *copying) out(source, dest string) error {
 	if err != nil {
 		return err
 	}
-	sel, err := x.files().Select(x.ctx, builder.CopySources{Words: []string{escape(source)}})
+	sel, err := x.files().Select(x.ctx, builder.CopySources{Words: []string{source}, Literal: true, Links: links})
 	if err != nil {
 		return err
 	}
@@ -244,13 +247,21 @@ func kind(root *os.File, name string) (isDir, found bool) {
 	return err == nil && st.IsDir(), err == nil
 }
 
+// isLink tells whether a path in a root is itself a symlink.
+func isLink(root *os.File, name string) bool {
+	name = path.Clean("/" + name)
+	dir, err := pathrs.OpenatInRoot(root, path.Dir(name))
+	if err != nil {
+		return false
+	}
+	defer dir.Close()
+	var st unix.Stat_t
+	err = unix.Fstatat(int(dir.Fd()), path.Base(name), &st, unix.AT_SYMLINK_NOFOLLOW)
+	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK
+}
+
 // fdPath is a path of an open directory, for calls that want one.
 func fdPath(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d/.", f.Fd()) }
-
-// escape keeps the letters of a name from being a pattern.
-func escape(name string) string {
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(name)
-}
 
 // fromTar unpacks standard input into a directory of the container.
 func (x *copying) fromTar(r io.Reader, dest string) error {
@@ -269,15 +280,17 @@ func (x *copying) fromTar(r io.Reader, dest string) error {
 	if err := os.Remove(spool.Name()); err != nil { // it is gone with this process
 		return err
 	}
-	if _, err := io.Copy(spool, r); err != nil {
+	if n, err := io.Copy(spool, r); err != nil {
 		return fmt.Errorf("cp: read the tar: %w", err)
+	} else if n == 0 {
+		return errors.New("cp: standard input is empty, and no tar")
 	}
 	sel, err := builder.SelectFile("-", 0o600, time.Time{}, spool)
 	if err != nil {
 		return err
 	}
-	unpack, into := true, builder.CopyInto{Root: x.root, Dest: path.Clean("/"+dest) + "/", Add: true}
-	into.Unpack = &unpack
+	unpack := true
+	into := builder.CopyInto{Root: x.root, Dest: path.Clean("/"+dest) + "/", Unpack: &unpack, OnlyArchives: true}
 	if !x.store.trees.Remembers() {
 		return sel.CopyTo(x.ctx, into)
 	}

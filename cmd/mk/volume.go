@@ -80,7 +80,7 @@ func (s *store) seed(ctx context.Context, root *os.File, tree *snapshot.Snapshot
 		o, ok, err := tree.Owner(p)
 		return o, ok && err == nil
 	}
-	sel, err := (&builder.Files{Root: root, Owners: owner}).Select(ctx, builder.CopySources{Words: []string{escape(dest)}})
+	sel, err := (&builder.Files{Root: root, Owners: owner}).Select(ctx, builder.CopySources{Words: []string{dest}, Literal: true})
 	if err != nil {
 		return err
 	}
