@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"strconv"
@@ -181,14 +182,19 @@ func (p *treePart) Close() error {
 }
 
 // selectFiles is Select for a step. Outside, a file of the context that is new or changed ends it: most
-// likely a step has to be executed, and whoever does that looks at all files himself.
+// likely a step has to be executed, and whoever does that looks at all files himself. So does one that
+// the caller owns and may not read: inside, where he is root, he may.
 func (e *engine) selectFiles(ctx context.Context, f *Files, c CopySources) (*Selection, error) {
 	if f.Cache != nil && !e.Inside {
 		known := *f
 		known.knownOnly = true
 		f = &known
 	}
-	return f.Select(ctx, c)
+	sel, err := f.Select(ctx, c)
+	if !e.Inside && errors.Is(err, fs.ErrPermission) {
+		return nil, ErrNeedsInside
+	}
+	return sel, err
 }
 
 // openTree mounts a tree to take files from it. The caller closes Root.
