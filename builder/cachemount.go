@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -280,16 +281,79 @@ func (c *CacheMounts) List() ([]CacheInfo, error) {
 		if st, err := os.Stat(filepath.Join(top, "info")); err == nil {
 			info.Used = st.ModTime()
 		}
-		for n := 0; ; n++ {
-			dir := filepath.Join(top, strconv.Itoa(n))
-			if _, err := os.Lstat(dir); err != nil {
-				break
-			}
-			info.Dirs = append(info.Dirs, dir)
+		numbers, err := cacheDirs(top)
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range numbers {
+			info.Dirs = append(info.Dirs, filepath.Join(top, strconv.Itoa(n)))
 		}
 		list = append(list, info)
 	}
 	return list, nil
+}
+
+// cacheDirs lists the numbers of the directories that steps see, in order. A killed Remove leaves gaps.
+func cacheDirs(top string) (numbers []int, err error) {
+	entries, err := os.ReadDir(top)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, e := range entries {
+		if n, err := strconv.Atoi(e.Name()); err == nil && n >= 0 && e.IsDir() {
+			numbers = append(numbers, n)
+		}
+	}
+	slices.Sort(numbers)
+	return numbers, nil
+}
+
+// Forget removes a cache with its name and its locks. The caller is in the stage inside, as the files' owner, and
+// holds the store's exclusive lock. Killed, it leaves what Sweep removes.
+func (c *CacheMounts) Forget(m CacheMount) error {
+	top := filepath.Join(c.dir, m.Name())
+	if err := os.Remove(filepath.Join(top, "info")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove cache %s: %w", m.ID, err)
+	}
+	if err := os.RemoveAll(top); err != nil {
+		return fmt.Errorf("remove cache %s: %w", m.ID, err)
+	}
+	return nil
+}
+
+// Sweep removes what killed processes left, and tells how many bytes that were; the caller is as Forget's.
+func (c *CacheMounts) Sweep() (bytes int64, err error) {
+	entries, err := os.ReadDir(c.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, err
+	}
+	var litter []string
+	for _, e := range entries {
+		top := filepath.Join(c.dir, e.Name())
+		if _, err := os.Lstat(filepath.Join(top, "info")); errors.Is(err, fs.ErrNotExist) {
+			litter = append(litter, top)
+			continue
+		}
+		inside, err := os.ReadDir(top)
+		if err != nil {
+			return 0, err
+		}
+		for _, e := range inside {
+			if strings.HasSuffix(e.Name(), ".new") || strings.HasPrefix(e.Name(), unfinished) {
+				litter = append(litter, filepath.Join(top, e.Name()))
+			}
+		}
+	}
+	for _, path := range litter {
+		n, err := dirBytes(path)
+		if err == nil {
+			err = os.RemoveAll(path)
+		}
+		if bytes += n; err != nil {
+			return bytes, fmt.Errorf("remove what is left of caches: %w", err)
+		}
+	}
+	return bytes, nil
 }
 
 // RemoveAll removes every cache and returns how many bytes that freed. The caller

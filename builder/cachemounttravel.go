@@ -83,13 +83,12 @@ func (c *CacheMounts) Replace(ctx context.Context, trees *snapshot.Store, m Cach
 func (c *CacheMounts) Remove(m CacheMount) (bytes int64, err error) {
 	top := filepath.Join(c.dir, m.Name())
 	var dirs []string
-	for n := 0; ; n++ {
+	numbers, err := cacheDirs(top)
+	if err != nil {
+		return 0, err
+	}
+	for _, n := range numbers {
 		dir := filepath.Join(top, strconv.Itoa(n))
-		if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
-			break
-		} else if err != nil {
-			return 0, err
-		}
 		lock, err := c.lock(top, n)
 		if err != nil {
 			return 0, err

@@ -19,7 +19,6 @@ import (
 	"unicode"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 )
 
 // Fetched is the part of the store that holds what ADD and contexts got from
@@ -32,6 +31,7 @@ import (
 //	                                  modified Mon, 02 …  Last-Modified; may be missing
 //	fetched/sha256/<hex>            the bytes, 0600
 //	fetched/git/<hash>/             a checkout; see gitcheckout.go
+//	fetched/git/<hash>.used         its mtime is that of the last use
 //	fetched/.tmp-*                  being written, or their writer is dead
 //
 // No URL is written down, since one may hold a password. Nothing here is needed:
@@ -234,10 +234,26 @@ func (f *Fetched) bytes(d digest.Digest) string {
 		return ""
 	}
 	file := f.path("sha256", d.Encoded())
-	if st, err := os.Lstat(file); err != nil || !st.Mode().IsRegular() {
+	st, err := os.Lstat(file)
+	if err != nil || !st.Mode().IsRegular() {
 		return ""
 	}
+	touch(file, st.ModTime())
 	return file
+}
+
+// usedStamp is what the file has at the end of its name that says by its mtime when a checkout was used.
+const usedStamp = ".used"
+
+// touchCheckout says that a checkout is used now: its own mtime is its commit's.
+func touchCheckout(dir string) {
+	stamp := dir + usedStamp
+	st, err := os.Lstat(stamp)
+	if err == nil {
+		touch(stamp, st.ModTime())
+	} else if f, err := os.OpenFile(stamp, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o600); err == nil {
+		f.Close()
+	}
 }
 
 // keep writes a body to the store, and tells its digest.
@@ -296,7 +312,7 @@ func (f *Fetched) remember(address string, got fetchedFile) error {
 type FetchedFile struct {
 	Kind, Name string // "sha256" or "git", and its hash
 	Path       string
-	Used       time.Time // when it was read or written last, to the day; on a file system without such times when it came
+	Used       time.Time // when a build last wanted it, to the minute
 }
 
 // List lists what is kept.
@@ -308,17 +324,66 @@ func (f *Fetched) List() ([]FetchedFile, error) {
 			return nil, err
 		}
 		for _, e := range entries {
-			file := FetchedFile{Kind: kind, Name: e.Name(), Path: f.path(kind, e.Name())}
-			var st unix.Stat_t
-			if err := unix.Lstat(file.Path, &st); err != nil {
-				return nil, fmt.Errorf("look at %s: %w", file.Path, err)
+			if strings.HasSuffix(e.Name(), usedStamp) {
+				continue
 			}
-			// A checkout's mtime is its commit's.
-			file.Used = time.Unix(max(st.Atim.Sec, st.Mtim.Sec), 0)
+			file := FetchedFile{Kind: kind, Name: e.Name(), Path: f.path(kind, e.Name())}
+			at := file.Path
+			if kind == "git" {
+				at += usedStamp
+			}
+			if st, err := os.Lstat(at); err == nil {
+				file.Used = st.ModTime()
+			} else if !errors.Is(err, fs.ErrNotExist) {
+				return nil, fmt.Errorf("look at %s: %w", at, err)
+			}
 			all = append(all, file)
 		}
 	}
 	return all, nil
+}
+
+// Sweep removes what killed processes left, and what is known of addresses whose bytes are gone. The caller
+// holds the store's exclusive lock.
+func (f *Fetched) Sweep() (freed int64, err error) {
+	gone := func(kind, name string) bool {
+		switch {
+		case kind == "":
+			return strings.HasPrefix(name, unfinished)
+		case kind == "git":
+			dir, ok := strings.CutSuffix(name, usedStamp)
+			_, err := os.Lstat(f.path(kind, dir))
+			return ok && errors.Is(err, fs.ErrNotExist)
+		}
+		text, err := os.ReadFile(f.path(kind, name))
+		line, _, _ := strings.Cut(string(text), "\n")
+		d := digest.Digest(strings.TrimPrefix(line, "digest "))
+		return err == nil && (d.Validate() != nil || !f.has(d))
+	}
+	for _, kind := range []string{"", "git", "url"} {
+		entries, err := os.ReadDir(f.path(kind))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return freed, err
+		}
+		for _, e := range entries {
+			if !gone(kind, e.Name()) {
+				continue
+			}
+			bytes, err := dirBytes(f.path(kind, e.Name()))
+			if err == nil {
+				err = os.RemoveAll(f.path(kind, e.Name()))
+			}
+			if freed += bytes; err != nil {
+				return freed, fmt.Errorf("remove what fetching left: %w", err)
+			}
+		}
+	}
+	return freed, nil
+}
+
+func (f *Fetched) has(d digest.Digest) bool {
+	_, err := os.Lstat(f.path("sha256", d.Encoded()))
+	return err == nil
 }
 
 // Prune removes everything and tells how many bytes that were. The caller holds

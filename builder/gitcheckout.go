@@ -153,6 +153,7 @@ func (f *Fetched) checkout(ctx context.Context, c *GitCommit, download bool) (*F
 	if err != nil {
 		return nil, err
 	}
+	touchCheckout(dir)
 	st, err := root.Stat()
 	if err != nil || c.Address.Subdir == "" {
 		return &Files{Root: root, Local: true, Time: st.ModTime(), From: c.material()}, err

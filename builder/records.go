@@ -63,19 +63,19 @@ func (r *Records) Get(k Key) (*Record, error) {
 	if err != nil {
 		return nil, err
 	}
-	return rec, touch(filepath.Join(r.dir, "k", string(k)), rec.Used)
+	touch(filepath.Join(r.dir, "k", string(k)), rec.Used)
+	return rec, nil
 }
 
-// usedGrain is how exactly times of use are kept: builds one after the other in which nothing changed write nothing.
-const usedGrain = time.Minute
+// UsedGrain is how exactly times of use are kept: builds one after the other in which nothing changed write nothing.
+const UsedGrain = time.Minute
 
-// touch says by a file's mtime, which is known, that it is used now.
-func touch(file string, modified time.Time) error {
-	now := time.Now()
-	if now.Sub(modified) < usedGrain {
-		return nil
+// touch says by a file's times that it is used now, unless they said so a moment ago. Where that is refused, it
+// is forgotten earlier, which is no reason to fail.
+func touch(file string, used time.Time) {
+	if now := time.Now(); now.Sub(used) >= UsedGrain {
+		os.Chtimes(file, now, now)
 	}
-	return os.Chtimes(file, now, now)
 }
 
 func (r *Records) read(k Key) (*Record, error) {

@@ -27,7 +27,7 @@ func newDf(a *app) *cobra.Command {
 	var format string
 	c := &cobra.Command{Use: "df [flags]", Short: "Show what takes space on disk", Long: dfHelp, Args: cobra.NoArgs}
 	c.RunE = a.inside(a.withStore(func(c *cobra.Command, s *store, _ []string) error {
-		u, err := s.usage(c.Context())
+		u, err := s.usage(c.Context(), true)
 		if err != nil {
 			return err
 		}
@@ -69,7 +69,7 @@ func (u *usage) kinds() []dfLine {
 		}
 	}
 	for _, p := range u.pieces {
-		if p.cached {
+		if p.cached && p.Kind != linkKind && p.Kind != "internal" {
 			if cacheTotal++; p.held() {
 				cacheActive++
 			}
@@ -87,9 +87,11 @@ func (u *usage) kinds() []dfLine {
 		}
 	}
 	for _, c := range u.containers {
-		if containers += c.bytes; c.status.Running {
+		containers += c.bytes
+		switch {
+		case c.status.Running:
 			running++
-		} else {
+		case c.Mode == u.mode: // else it is removed in its own
 			containersFree += c.bytes
 		}
 	}
@@ -122,9 +124,11 @@ func (u *usage) printAll() error {
 	for _, i := range u.images {
 		var bytes, shared int64
 		for _, p := range i.pieces {
-			if bytes += p.bytes; p.images > 1 || p.cached {
-				shared += p.bytes
-			}
+			p.mark(func(p *piece) {
+				if bytes += p.bytes; p.images > 1 || p.cached {
+					shared += p.bytes
+				}
+			})
 		}
 		for _, sum := range i.names {
 			l := newImageLine(sum, false)
@@ -144,7 +148,9 @@ func (u *usage) printAll() error {
 	var cache []duLine
 	var cacheBytes int64
 	for _, p := range u.cached() {
-		cache = append(cache, p.line(false))
+		if p.Kind != linkKind {
+			cache = append(cache, p.line(false))
+		}
 		if !p.held() {
 			cacheBytes += p.bytes
 		}

@@ -32,7 +32,7 @@ func newDu(a *app) *cobra.Command {
 	var format string
 	c := &cobra.Command{Use: "du [flags]", Short: "List what the step cache takes on disk", Long: duHelp, Args: cobra.NoArgs}
 	c.RunE = a.inside(a.withStore(func(c *cobra.Command, s *store, _ []string) error {
-		u, err := s.usage(c.Context())
+		u, err := s.usage(c.Context(), true)
 		if err != nil {
 			return err
 		}
@@ -42,7 +42,9 @@ func newDu(a *app) *cobra.Command {
 			if total += p.bytes; p.held() {
 				shared += p.bytes
 			}
-			lines = append(lines, p.line(verbose))
+			if p.Kind != linkKind {
+				lines = append(lines, p.line(verbose))
+			}
 		}
 		if verbose && format == "" {
 			format = "ID:\t\t{{.ID}}\nType:\t\t{{.Type}}\nSize:\t\t{{.Size}}\nReclaimable:\t{{.Reclaimable}}\n" +
@@ -83,7 +85,7 @@ func (p *piece) line(whole bool) duLine {
 		}
 		return since(t)
 	}
-	l := duLine{ID: p.ID, Type: p.Kind, Size: size(p.bytes), Reclaimable: strconv.FormatBool(!p.held()), Description: p.Text, CreatedSince: ago(p.made), LastUsedSince: ago(p.used)}
+	l := duLine{ID: p.ID, Type: p.Kind, Size: size(p.size()), Reclaimable: strconv.FormatBool(!p.held()), Description: p.Text, CreatedSince: ago(p.made), LastUsedSince: ago(p.used)}
 	if !whole {
 		l.ID = l.ID[:min(12, len(l.ID))]
 		if r := []rune(l.Description); len(r) > 50 {

@@ -39,7 +39,7 @@ func filterOf[T any](words []string, keys map[string]func(T, string) bool) (filt
 			return nil, fmt.Errorf("--filter %s: want %s=…", word, strings.Join(slices.Sorted(maps.Keys(keys)), "=…, "))
 		}
 		name := key
-		if key == "label" {
+		if key == "label" || key == "label!" {
 			name += value // each label is a key of its own
 		}
 		all.add(name, func(v T) bool { return test(v, value) })
@@ -53,11 +53,28 @@ func labelled(labels map[string]string, value string) bool {
 	return hasLabel(labels, k, want, !has)
 }
 
-// untilOf reads the until=TIME or until=DURATION among filters: the earliest, or the zero time.
+// pruneFilter reads --filter of a prune: label=, label!= and until=, of things that have labels and a time.
+func pruneFilter[T any](filters []string, labels func(T) map[string]string, made func(T) time.Time) (filter[T], error) {
+	until, err := untilOf(filters)
+	if err != nil {
+		return nil, err
+	}
+	keys := map[string]func(T, string) bool{
+		"label":  func(v T, value string) bool { return labelled(labels(v), value) },
+		"label!": func(v T, value string) bool { return !labelled(labels(v), value) },
+	}
+	if made != nil {
+		keys["until"] = func(v T, _ string) bool { return made(v).Before(until) }
+	}
+	return filterOf(filters, keys)
+}
+
+// untilOf reads the until=TIME or until=DURATION among filters: the earliest, or the zero time. unused-for is
+// buildx's other word.
 func untilOf(filters []string) (until time.Time, err error) {
 	for _, f := range filters {
-		value, ok := strings.CutPrefix(f, "until=")
-		if !ok {
+		key, value, _ := strings.Cut(f, "=")
+		if key != "until" && key != "unused-for" {
 			continue
 		}
 		t, err := parseTime(value)

@@ -25,17 +25,17 @@ func (l *list) Set(value string) error {
 func (l *list) String() string { return strings.Join(*l, ",") }
 func (l *list) Type() string   { return "stringArray" }
 
-// bytesFlag is an amount of bytes: 512m, 10GB, units of 1024 as docker's.
+// bytesFlag is an amount of bytes: 512m, 10GB, units of 1024 as docker's; 0 is as good as none.
 type bytesFlag struct {
 	n   int64
 	set bool
 }
 
 func (b *bytesFlag) Set(value string) (err error) {
-	b.set = true
 	if b.n, err = units.RAMInBytes(value); err == nil && b.n < 0 {
 		err = errors.New("less than nothing")
 	}
+	b.set = b.n > 0
 	return err
 }
 

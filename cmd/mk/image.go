@@ -1,6 +1,9 @@
 package main
 
 import (
+	"slices"
+	"time"
+
 	"github.com/spf13/cobra"
 
 	"mk/image"
@@ -26,8 +29,10 @@ func newImage(a *app) *cobra.Command {
 
 const imagePruneHelp = `Remove images without a name, and what else nothing uses.
 
---all removes all images that no container was made of. --filter until=24h
-takes those made before, label=KEY[=value] those with the label.`
+--all, or --filter dangling=false, removes all images that no container was made
+of. --filter until=24h takes those that say they were made before, which with
+SOURCE_DATE_EPOCH is its time; label=KEY[=value] those with the label, label!=
+those without.`
 
 func newImagePrune(a *app) *cobra.Command {
 	var all, force bool
@@ -43,27 +48,30 @@ func newImagePrune(a *app) *cobra.Command {
 	fl := c.Flags()
 	fl.BoolVarP(&all, "all", "a", false, "remove all images that no container was made of")
 	fl.BoolVarP(&force, "force", "f", false, "as in docker; mk never asks")
-	fl.Var((*list)(&filters), "filter", "remove only these: until=TIME, label=KEY[=value]")
+	fl.Var((*list)(&filters), "filter", "remove only these: until=TIME, label[!]=KEY[=value], dangling=true|false")
 	a.usernsFlag(c)
 	return c
 }
 
-// pruneOfImages is a prune of the images that filters mean: those without a name or, with all, all.
+// pruneOfImages is a prune of the images that filters mean: those without a name or, with all or
+// dangling=false, all.
 func pruneOfImages(all bool, filters []string) (*pruning, error) {
-	until, err := untilOf(filters)
-	if err != nil {
-		return nil, err
-	}
-	keep, err := filterOf(filters, map[string]func(image.Summary, string) bool{
-		"label": func(sum image.Summary, value string) bool { return labelled(sum.Labels, value) },
-		"until": func(sum image.Summary, _ string) bool { return sum.Created.Before(until) },
+	filters = slices.Clone(filters)
+	filters = slices.DeleteFunc(filters, func(f string) bool {
+		named := f == "dangling=false" || f == "dangling=0"
+		all = all || named
+		return named || f == "dangling=true" || f == "dangling=1"
 	})
+	keep, err := pruneFilter(filters, func(sum image.Summary) map[string]string { return sum.Labels }, func(sum image.Summary) time.Time { return sum.Created })
 	if err != nil {
 		return nil, err
 	}
-	p := &pruning{none: keep.keeps}
+	p := &pruning{}
 	if all {
-		p.images = keep.keeps
+		p.images = func(sum image.Summary) bool { return len(filters) == 0 || sum.Err == nil && keep.keeps(sum) }
+	}
+	if len(filters) > 0 {
+		p.none = keep.keeps
 	}
 	return p, nil
 }

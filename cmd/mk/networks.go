@@ -520,14 +520,7 @@ func (s *networks) prune(filters []string) error {
 	if err != nil {
 		return err
 	}
-	until, err := untilOf(filters)
-	if err != nil {
-		return err
-	}
-	keep, err := filterOf(filters, map[string]func(*network, string) bool{
-		"label": func(n *network, value string) bool { return labelled(n.Labels, value) },
-		"until": func(n *network, _ string) bool { return n.Created.Before(until) },
-	})
+	keep, err := pruneFilter(filters, func(n *network) map[string]string { return n.Labels }, func(n *network) time.Time { return n.Created })
 	if err != nil {
 		return err
 	}
@@ -561,7 +554,7 @@ func newNetworkPrune(a *app) *cobra.Command {
 		}
 		return s.prune(filters)
 	}}
-	c.Flags().Var((*list)(&filters), "filter", "remove only these: label=KEY[=value]")
+	c.Flags().Var((*list)(&filters), "filter", "remove only these: label[!]=KEY[=value], or until=TIME: made before that time or duration")
 	c.Flags().BoolVarP(&force, "force", "f", false, "as in docker; mk prune never asks")
 	return c
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,7 +33,8 @@ RUN --mount=type=cache kept, and what is known of the files of contexts.
 With --filter until=24h the step cache forgets what no build wanted for so
 long. With --max-used-space 10GB it forgets what was used least lately until
 what it alone needs ('mk du') is no more; with --min-free-space, until so much
-is free on the disk; and never goes below --reserved-space.`
+is free on the disk; and never goes below --reserved-space. With both, only
+what is as old as the filter says goes.`
 
 // pruning says what goes beyond what nothing uses.
 type pruning struct {
@@ -51,7 +53,7 @@ func newPrune(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "prune", Short: "Remove what nothing uses", Long: pruneHelp, Args: cobra.NoArgs}
 	c.RunE = a.swept(a.inside(a.withStore(func(c *cobra.Command, s *store, _ []string) error {
 		for _, f := range filters {
-			if !strings.HasPrefix(f, "until=") {
+			if key, _, _ := strings.Cut(f, "="); key != "until" && key != "unused-for" {
 				return fmt.Errorf("--filter %s: want until=TIME", f)
 			}
 		}
@@ -70,8 +72,8 @@ func newPrune(a *app) *cobra.Command {
 	fl.Var((*list)(&filters), "filter", "until=TIME: of the step cache, what was not used since or, until=24h, for so long")
 	fl.Var(&p.maxUsed, "max-used-space", "make the step cache no larger than this, as 10GB")
 	fl.Var(&p.minFree, "min-free-space", "make the step cache smaller until so much is free on the disk")
-	fl.Var(&p.reserved, "reserved-space", "leave the step cache so much in any case")
-	fl.Var(&p.reserved, "keep-storage", "leave the step cache so much, and no more unless another flag says so")
+	fl.Var(&p.reserved, "reserved-space", "leave the step cache so much in any case; alone, it leaves no more")
+	fl.Var(&p.reserved, "keep-storage", "docker's older word for --reserved-space")
 	a.usernsFlag(c)
 	return c
 }
@@ -81,24 +83,19 @@ func (p *pruning) partly() bool {
 	return !p.until.IsZero() || p.maxUsed.set || p.minFree.set || p.reserved.set
 }
 
-// limit is how much the step cache may have, -1 if all it has, by how much that and what is free on the disk are.
+// limit is how much the step cache may have, by how much that and what is free on the disk are.
 func (p *pruning) limit(has, free int64) int64 {
-	limit := int64(-1)
-	switch {
-	case p.maxUsed.set:
+	if !p.maxUsed.set && !p.minFree.set {
+		return p.reserved.n // 0, where only the time counts
+	}
+	limit := int64(math.MaxInt64)
+	if p.maxUsed.set {
 		limit = p.maxUsed.n
-	case p.reserved.set && !p.minFree.set && p.until.IsZero():
-		limit = p.reserved.n
 	}
 	if short := p.minFree.n - free; p.minFree.set && short > 0 {
-		if within := max(has-short, 0); limit < 0 || within < limit {
-			limit = within
-		}
+		limit = min(limit, max(has-short, 0))
 	}
-	if limit >= 0 {
-		limit = max(limit, p.reserved.n)
-	}
-	return limit
+	return max(limit, p.reserved.n)
 }
 
 // reclaimed ends a prune as docker's end.
@@ -124,19 +121,19 @@ func (s *store) prune(ctx context.Context, p *pruning) (int64, error) {
 	if err := s.pruneImages(ctx, p); err != nil {
 		return 0, err
 	}
-	forgotten, bytes, err := s.forget(ctx, p)
+	used, err := s.treesOfImages(ctx) // before anything that is not a name goes: it fails on an image that cannot be read
 	if err != nil {
-		return bytes, err
+		return 0, err
 	}
 	containers, err := s.containers.List()
 	if err != nil {
-		return bytes, err
-	}
-	used, err := s.treesOfImages(ctx)
-	if err != nil {
-		return bytes, err
+		return 0, err
 	}
 	if err := s.treesOfContainers(containers, used); err != nil {
+		return 0, err
+	}
+	forgotten, bytes, err := s.forget(ctx, p)
+	if err != nil {
 		return bytes, err
 	}
 	err = s.records.Prune(p.all, func(r *builder.Record) bool {
@@ -164,9 +161,11 @@ func (s *store) prune(ctx context.Context, p *pruning) (int64, error) {
 			return bytes, err
 		}
 	}
-	halves, err := s.pruneVolumes()
-	if bytes += halves; err != nil {
-		return bytes, err
+	for _, sweep := range []func() (int64, error){s.caches().Sweep, s.fetched().Sweep, s.pruneVolumes} {
+		freed, err := sweep()
+		if bytes += freed; err != nil {
+			return bytes, err
+		}
 	}
 	blobs, err := s.images.GC(ctx, nil)
 	bytes += blobs.Bytes
@@ -196,7 +195,7 @@ func (s *store) pruneImages(ctx context.Context, p *pruning) error {
 		maps.Copy(inUse, v.images())
 	}
 	for _, sum := range list {
-		goes := p.none == nil || p.none(sum)
+		goes := p.none == nil || sum.Err == nil && p.none(sum)
 		if !sum.Reference.IsZero() {
 			goes = p.images != nil && p.images(sum)
 		}
@@ -215,7 +214,8 @@ func (s *store) forget(ctx context.Context, p *pruning) (records map[builder.Key
 	if p.all || !p.partly() {
 		return nil, 0, nil
 	}
-	u, err := s.usage(ctx)
+	bySize := p.maxUsed.set || p.minFree.set || p.reserved.set
+	u, err := s.usage(ctx, bySize)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -224,16 +224,19 @@ func (s *store) forget(ctx context.Context, p *pruning) (records map[builder.Key
 		return nil, 0, fmt.Errorf("prune: look at what is free on the disk: %w", err)
 	}
 	records = map[builder.Key]bool{}
-	for _, item := range u.forget(p.until, p.limit(u.cacheSize(), int64(disk.Bavail)*disk.Bsize)) {
+	cache, unused := u.free()
+	for _, item := range u.forget(p.until, p.limit(cache, int64(disk.Bavail)*disk.Bsize+unused)) {
 		switch {
 		case item.record != nil:
 			records[item.record.Key] = true
 		case item.mount != nil:
-			_, err = s.caches().Remove(item.mount.CacheMount)
-			bytes += item.pieces[0].bytes
+			for _, dir := range item.mount.Dirs {
+				bytes += diskUse(dir)
+			}
+			err = s.caches().Forget(item.mount.CacheMount)
 		default:
+			bytes += diskUse(item.file.Path)
 			err = os.RemoveAll(item.file.Path)
-			bytes += item.pieces[0].bytes
 		}
 		if err != nil {
 			return nil, bytes, fmt.Errorf("prune: %w", err)
@@ -257,25 +260,24 @@ func (s *store) treesOfImages(ctx context.Context) (map[snapshot.ID]bool, error)
 	return used, nil
 }
 
-// treesOfImage marks the trees that an image is made of.
+// treesOfImage marks the trees that an image is made of, or the images of a list that are here.
 func (s *store) treesOfImage(ctx context.Context, d ocispec.Descriptor, used map[snapshot.ID]bool) error {
-	img, err := s.images.Image(ctx, d, nil)
-	if err != nil {
-		return err
-	}
-	var ids []digest.Digest
-	for _, l := range img.Layers() {
-		ids = append(ids, l.DiffID)
-		if snap, err := s.trees.ByDiffID(l.DiffID); err == nil {
-			s.markTree(used, snap.ID())
+	all, err := s.images.Images(ctx, d)
+	for _, img := range all {
+		var ids []digest.Digest
+		for _, l := range img.Layers() {
+			ids = append(ids, l.DiffID)
+			if snap, err := s.trees.ByDiffID(l.DiffID); err == nil {
+				s.markTree(used, snap.ID())
+			}
+		}
+		for _, chain := range identity.ChainIDs(ids) {
+			if snap, err := s.trees.ByChain(chain); err == nil {
+				s.markTree(used, snap.ID())
+			}
 		}
 	}
-	for _, chain := range identity.ChainIDs(ids) {
-		if snap, err := s.trees.ByChain(chain); err == nil {
-			s.markTree(used, snap.ID())
-		}
-	}
-	return nil
+	return err
 }
 
 // treesOfContainers marks the trees that containers of this mode lie on, and removes what killed

@@ -107,7 +107,7 @@ func newContainerPrune(a *app) *cobra.Command {
 	c.RunE = a.swept(a.inside(a.withStore(func(_ *cobra.Command, s *store, _ []string) error {
 		return reclaimed(s.pruneContainers(c.Context(), filters))
 	})))
-	c.Flags().Var((*list)(&filters), "filter", "remove only these: label=KEY[=value], or until=TIME: made before that time or duration")
+	c.Flags().Var((*list)(&filters), "filter", "remove only these: label[!]=KEY[=value], or until=TIME: made before that time or duration")
 	c.Flags().BoolVarP(&force, "force", "f", false, "as in docker; mk prune never asks")
 	a.usernsFlag(c)
 	return c
@@ -119,14 +119,7 @@ func (s *store) pruneContainers(ctx context.Context, filters []string) (freed in
 	if err != nil {
 		return freed, err
 	}
-	until, err := untilOf(filters)
-	if err != nil {
-		return freed, err
-	}
-	keep, err := filterOf(filters, map[string]func(*container.Container, string) bool{
-		"label": func(c *container.Container, value string) bool { return labelled(c.Labels, value) },
-		"until": func(c *container.Container, _ string) bool { return c.Created.Before(until) },
-	})
+	keep, err := pruneFilter(filters, func(c *container.Container) map[string]string { return c.Labels }, func(c *container.Container) time.Time { return c.Created })
 	if err != nil {
 		return freed, err
 	}
@@ -137,7 +130,7 @@ func (s *store) pruneContainers(ctx context.Context, filters []string) (freed in
 		if running, err := c.Running(); err != nil || running || c.Mode != string(s.mode) {
 			continue
 		}
-		used := diskUse(c.Path("layer"))
+		used := diskUse(c.Path(""))
 		if err := s.rm(ctx, c.ID, false); errors.Is(err, container.ErrRunning) || errors.Is(err, container.ErrNotFound) {
 			continue
 		} else if err != nil {

@@ -15,8 +15,8 @@ const systemPruneHelp = `Remove the containers that do not run, the networks tha
 --all removes the images that no container was made of, too, and the step cache, as 'mk prune
 --all' does. --volumes removes the anonymous volumes that no container has.
 
---filter until=24h takes only what was made before, of the step cache what no build wanted since;
-label=KEY[=value] only containers, networks and images with the label.`
+--filter until=24h takes only what was made before and, with --all, of the step cache what no build
+wanted since; label=KEY[=value] only containers, networks and images with the label, label!= without.`
 
 // newSystem makes docker's words for what concerns the whole store.
 func newSystem(a *app) *cobra.Command {
@@ -47,7 +47,7 @@ func newSystemPrune(a *app) *cobra.Command {
 		if !p.until.IsZero() && volumes {
 			return errors.New("--filter until: not with --volumes: a volume is as old as what was written into it last")
 		}
-		labels := slices.ContainsFunc(filters, func(f string) bool { return strings.HasPrefix(f, "label=") })
+		labels := slices.ContainsFunc(filters, func(f string) bool { return strings.HasPrefix(f, "label") })
 		p.all = all && p.until.IsZero() && !labels
 		if labels || !all {
 			p.until = time.Time{} // steps have no labels
@@ -75,7 +75,7 @@ func newSystemPrune(a *app) *cobra.Command {
 	fl := c.Flags()
 	fl.BoolVarP(&all, "all", "a", false, "remove the images that no container was made of, and the step cache")
 	fl.BoolVar(&volumes, "volumes", false, "remove the anonymous volumes that no container has")
-	fl.Var((*list)(&filters), "filter", "remove only these: until=TIME, label=KEY[=value]")
+	fl.Var((*list)(&filters), "filter", "remove only these: until=TIME, label[!]=KEY[=value]")
 	fl.BoolVarP(&force, "force", "f", false, "as in docker; mk never asks")
 	a.usernsFlag(c)
 	return c

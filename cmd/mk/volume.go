@@ -417,9 +417,7 @@ func (s *store) pruneUnusedVolumes(all bool, filters []string) (freed int64, err
 	if err != nil {
 		return freed, err
 	}
-	keep, err := filterOf(filters, map[string]func(volume, string) bool{
-		"label": func(v volume, value string) bool { return labelled(v.Labels, value) },
-	})
+	keep, err := pruneFilter(filters, func(v volume) map[string]string { return v.Labels }, nil)
 	if err != nil {
 		return freed, err
 	}
@@ -451,7 +449,7 @@ func newVolumePrune(a *app) *cobra.Command {
 		return reclaimed(s.pruneUnusedVolumes(all, filters))
 	}))
 	c.Flags().BoolVarP(&all, "all", "a", false, "those with a name, too")
-	c.Flags().Var((*list)(&filters), "filter", "remove only these: label=KEY[=value]")
+	c.Flags().Var((*list)(&filters), "filter", "remove only these: label[!]=KEY[=value]")
 	c.Flags().BoolVarP(&force, "force", "f", false, "as in docker; mk prune never asks")
 	a.usernsFlag(c)
 	return c
