@@ -29,6 +29,8 @@ import (
 //	                                  digest sha256:…
 //	                                  etag "…"            may be missing
 //	                                  modified Mon, 02 …  Last-Modified; may be missing
+//	fetched/url/<hash of the URL, a space and a digest>
+//	                                the same, when it gave these bytes
 //	fetched/sha256/<hex>            the bytes, 0600
 //	fetched/git/<hash>/             a checkout; see gitcheckout.go
 //	fetched/git/<hash>.used         its mtime is that of the last use
@@ -71,8 +73,9 @@ var errFetch = errors.New("it has to be fetched")
 
 // URL asks the server for a file, or whether the one that is here is still right.
 //
-// With a checksum, bytes that have it are never asked for again, and others are an
-// error. Unless download is set, a body that is not here is not read but errFetch.
+// With a checksum, bytes that have it and came from there are never asked for again, and
+// others are an error: a new address with the old checksum is a mistake, and elsewhere, where
+// the old bytes are not, it would be one, too. Unless download is set, a body that is not here is not read but errFetch.
 // progress, which may be nil, is told of bytes so far and expected, 0 if unknown.
 func (f *Fetched) URL(ctx context.Context, address string, checksum digest.Digest, download bool, progress func(done, total int64)) (*File, error) {
 	file, err := f.url(ctx, address, checksum, download, progress)
@@ -89,12 +92,8 @@ func (f *Fetched) URL(ctx context.Context, address string, checksum digest.Diges
 func (f *Fetched) url(ctx context.Context, address string, checksum digest.Digest, download bool, progress func(done, total int64)) (*File, error) {
 	known := f.recall(address)
 	if checksum != "" {
-		if file := f.bytes(checksum); file != "" {
-			have := &File{Digest: checksum, file: file}
-			if known.Digest == checksum {
-				have.Modified = known.Modified
-			}
-			return have, nil
+		if had := f.recall(gave(address, checksum)); had.file != "" {
+			return &had.File, nil
 		}
 		if !download {
 			return nil, errFetch
@@ -142,8 +141,15 @@ func (f *Fetched) url(ctx context.Context, address string, checksum digest.Diges
 		return nil, cause(ctx, err)
 	}
 	got.file = f.path("sha256", got.Digest.Encoded())
+	if err := f.remember(gave(address, got.Digest), got); err != nil {
+		return nil, err
+	}
 	return &got.File, f.remember(address, got)
 }
+
+// gave names what is written down of an address having given the bytes with a digest, once. No
+// address holds a space.
+func gave(address string, d digest.Digest) string { return address + " " + d.String() }
 
 // cause is why a request ended: the stall, if that was it.
 func cause(ctx context.Context, err error) error {
