@@ -281,7 +281,7 @@ func (s *store) savedCaches(ctx context.Context, input string, reg *registryFlag
 		fetch = func(d ocispec.Descriptor) error { return s.images.ReadLayoutBlob(ctx, where, d) }
 		found, err = s.images.PeekLayout(ctx, where, savedTag)
 	case "stream":
-		found, err = s.images.ReadArchiveFrom(ctx, os.Stdin)
+		found, err = s.images.ReadArchiveFrom(ctx, &stdin)
 	default:
 		found, err = s.images.ReadArchive(ctx, where)
 	}

@@ -130,7 +130,7 @@ func (f *fetcher) fetch(ctx context.Context, arg string) (content, error) {
 	var from *builder.Material // nil for standard input, which nobody else has
 	err := f.progress.Task("[internal] load remote build context", func(v *builder.Vertex) (err error) {
 		if arg == "-" {
-			file, err = f.spool(os.Stdin)
+			file, err = f.spool(&stdin)
 			return err
 		}
 		got, err := f.store.fetched().URL(ctx, arg, "", true, func(done, total int64) { f.progress.Status(v, "bytes", done, total) })

@@ -52,7 +52,7 @@ func newCp(a *app) *cobra.Command {
 				case out:
 					return x.out(fromPath, args[1])
 				case args[0] == "-":
-					return x.fromTar(os.Stdin, toPath)
+					return x.fromTar(&stdin, toPath)
 				}
 				return x.in(args[0], toPath)
 			})

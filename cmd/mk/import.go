@@ -123,7 +123,7 @@ func creationTime() (time.Time, error) {
 func (s *store) openArchive(ctx context.Context, from string) (io.ReadCloser, error) {
 	switch {
 	case from == "-":
-		return io.NopCloser(os.Stdin), nil
+		return io.NopCloser(&stdin), nil
 	case strings.HasPrefix(from, "http://"), strings.HasPrefix(from, "https://"):
 		got, err := s.fetched().URL(ctx, from, "", true, nil)
 		if err != nil {

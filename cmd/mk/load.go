@@ -31,7 +31,7 @@ func (s *store) load(ctx context.Context, input string, quiet bool) error {
 	var found []image.Tagged
 	var err error
 	if input == "" || input == "-" {
-		found, err = s.images.ReadArchiveFrom(ctx, os.Stdin)
+		found, err = s.images.ReadArchiveFrom(ctx, &stdin)
 	} else {
 		found, err = s.images.ReadArchive(ctx, input)
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"mk/image/registry"
@@ -51,7 +52,7 @@ func newLogin(*app) *cobra.Command {
 				if user == "" {
 					return errors.New("login: --password-stdin wants --username")
 				}
-				b, err := io.ReadAll(io.LimitReader(os.Stdin, 1<<16))
+				b, err := io.ReadAll(io.LimitReader(&stdin, 1<<16))
 				if err != nil {
 					return err
 				}
@@ -109,7 +110,7 @@ func ask(user, password *string) error {
 	}
 	if *user == "" {
 		fmt.Fprint(os.Stderr, "Username: ")
-		line, err := bufio.NewReader(os.Stdin).ReadString('\n')
+		line, err := bufio.NewReader(&stdin).ReadString('\n')
 		if err != nil {
 			return err
 		}
@@ -117,14 +118,30 @@ func ask(user, password *string) error {
 	}
 	if *password == "" {
 		fmt.Fprint(os.Stderr, "Password: ")
-		b, err := term.ReadPassword(in)
+		line, err := readHidden(in)
 		fmt.Fprintln(os.Stderr)
 		if err != nil {
 			return err
 		}
-		*password = string(b)
+		*password = strings.TrimRight(line, "\r\n")
 	}
 	return nil
+}
+
+// readHidden reads a line of a terminal that does not show it, and then shows again what is typed,
+// also after Ctrl-C.
+func readHidden(in int) (string, error) {
+	shown, err := unix.IoctlGetTermios(in, unix.TCGETS)
+	if err != nil {
+		return "", err
+	}
+	hidden := *shown
+	hidden.Lflag = hidden.Lflag&^unix.ECHO | unix.ICANON | unix.ISIG
+	if err := unix.IoctlSetTermios(in, unix.TCSETS, &hidden); err != nil {
+		return "", err
+	}
+	line, err := bufio.NewReader(&stdin).ReadString('\n')
+	return line, errors.Join(err, unix.IoctlSetTermios(in, unix.TCSETS, shown))
 }
 
 func newLogout(*app) *cobra.Command {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,12 +34,12 @@ func newLogs(a *app) *cobra.Command {
 	var f logsFlags
 	c := &cobra.Command{
 		Use: "logs [flags] CONTAINER", Short: "Print what a container wrote", Long: logsHelp, Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(c *cobra.Command, args []string) error {
 			all, err := findContainers(args)
 			if err != nil {
 				return err
 			}
-			return f.print(all[0])
+			return f.print(c.Context(), all[0])
 		},
 	}
 	fl := c.Flags()
@@ -50,7 +51,7 @@ func newLogs(a *app) *cobra.Command {
 	return c
 }
 
-func (f *logsFlags) print(c *container.Container) error {
+func (f *logsFlags) print(ctx context.Context, c *container.Container) error {
 	var err error
 	if f.sinceTime, err = parseTime(f.since); err != nil {
 		return fmt.Errorf("--since: %w", err)
@@ -97,7 +98,9 @@ func (f *logsFlags) print(c *container.Container) error {
 			if err != nil {
 				return err
 			}
-			time.Sleep(50 * time.Millisecond)
+			if !wait(ctx, 50*time.Millisecond) {
+				return ctx.Err()
+			}
 			if !running {
 				f.follow = false // one last look: it may have written before it ended
 			}

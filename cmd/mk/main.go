@@ -76,6 +76,7 @@ func inNamespaces() int {
 func execute(a *app) int {
 	ctx, stop := signal.NotifyContext(a.life, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
+	stdin.life = ctx
 	word := ""
 	if len(os.Args) > 1 {
 		word = os.Args[1]

@@ -82,7 +82,7 @@ func readRecipe(file, dir string) (*recipeFile, error) {
 // recipeFromStdin reads standard input and puts a copy in its place, so that
 // the stage inside finds it there again.
 func recipeFromStdin() (*recipeFile, error) {
-	text, err := readAll(os.Stdin)
+	text, err := readAll(&stdin)
 	if err != nil {
 		return nil, fmt.Errorf("read recipe: standard input: %w", err)
 	}
