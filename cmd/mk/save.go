@@ -131,6 +131,11 @@ func writeOutput(path string, write func(io.Writer) error) error {
 		err = write(f)
 		return errors.Join(err, f.Close())
 	}
+	if replaces {
+		if path, err = filepath.EvalSymlinks(path); err != nil { // the file is replaced, not the link to it
+			return err
+		}
+	}
 	name := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+"-"+rand.Text()[:10])
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666) // the umask's mode, which os.CreateTemp does not give
 	if err != nil {
