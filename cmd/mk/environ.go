@@ -49,7 +49,13 @@ func (e *environ) add(words, files []string) error {
 		return nil
 	}
 	for _, file := range files {
-		if err := eachLine(file, one); err != nil {
+		err := eachLine(file, func(line string) error {
+			if name, _, _ := strings.Cut(line, "="); strings.ContainsAny(name, " \t") {
+				return fmt.Errorf("%q: a name has no spaces: want NAME=value", line)
+			}
+			return one(line)
+		})
+		if err != nil {
 			return fmt.Errorf("--env-file: %w", err)
 		}
 	}
@@ -68,9 +74,15 @@ func eachLine(file string, f func(string) error) error {
 		return err
 	}
 	defer r.Close()
+	const longest = 1 << 20 // bytes of a line; what the kernel takes as a variable is shorter
 	scan := bufio.NewScanner(r)
-	for scan.Scan() {
-		line := strings.TrimLeft(scan.Text(), " \t")
+	scan.Buffer(nil, longest)
+	for first := true; scan.Scan(); first = false {
+		line := scan.Text()
+		if first {
+			line = strings.TrimPrefix(line, "\ufeff") // as editors of Windows begin a file
+		}
+		line = strings.TrimLeft(line, " \t")
 		if line == "" || line[0] == '#' {
 			continue
 		}
@@ -78,5 +90,8 @@ func eachLine(file string, f func(string) error) error {
 			return fmt.Errorf("%s: %w", file, err)
 		}
 	}
-	return scan.Err()
+	if err := scan.Err(); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	return nil
 }

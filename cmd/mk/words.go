@@ -121,7 +121,7 @@ func (w *words) settle() error {
 		if !path.IsAbs(dest) {
 			return fmt.Errorf("--tmpfs %s: want an absolute path", t)
 		}
-		w.Places = append(w.Places, place{Type: container.Tmpfs, Dest: dest, Options: options})
+		w.Places = append(w.Places, place{Type: container.Tmpfs, Dest: dest, Options: options, ReadOnly: slices.Contains(strings.Split(options, ","), "ro")})
 	}
 	return w.security.settle()
 }
