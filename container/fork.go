@@ -648,6 +648,9 @@ func (n *newborn) explain(r report) error {
 	case stepPrivs:
 		return fmt.Errorf("set no_new_privs: %w", err)
 	case stepExec:
+		if err == unix.E2BIG { // execve(2): MAX_ARG_STRLEN, and a quarter of RLIMIT_STACK
+			return fmt.Errorf("execute the command: a word of it (as a RUN's here-document is) has more than 128 KiB, or all of it and the environment too much: %w", err)
+		}
 		return fmt.Errorf("execute a program in memory: %w", err)
 	}
 	return fmt.Errorf("begin a process (step %d): %w", r.step, err)
