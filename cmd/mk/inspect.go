@@ -41,17 +41,22 @@ func newInspect(a *app) *cobra.Command {
 		Args: cobra.MinimumNArgs(1),
 		RunE: a.withStore(func(c *cobra.Command, s *store, args []string) error {
 			docs := []any{}
+			var missing error // the others are printed
 			for _, name := range args {
 				doc, err := s.anyDocument(name, kind, platform)
 				if err != nil {
-					return err
+					missing = errors.Join(missing, err)
+					continue
 				}
 				if d, ok := doc.(*containerDocument); ok && sizes {
 					d.SizeRw = diskUse(d.layer)
 				}
 				docs = append(docs, doc)
 			}
-			return printDocuments(docs, format)
+			if len(docs) == 0 {
+				return missing
+			}
+			return errors.Join(printDocuments(docs, format), missing)
 		}),
 	}
 	c.Flags().StringVarP(&format, "format", "f", "", "Go template over the document")
