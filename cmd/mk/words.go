@@ -123,6 +123,11 @@ func (w *words) settle() error {
 		}
 		w.Places = append(w.Places, place{Type: container.Tmpfs, Dest: dest, Options: options, ReadOnly: slices.Contains(strings.Split(options, ","), "ro")})
 	}
+	for i, p := range w.Places {
+		if slices.ContainsFunc(w.Places[:i], func(q place) bool { return path.Clean(q.Dest) == path.Clean(p.Dest) }) {
+			return fmt.Errorf("mount on %s: something else is to be mounted there, too", path.Clean(p.Dest))
+		}
+	}
 	return w.security.settle()
 }
 
