@@ -345,10 +345,7 @@ func (c *CacheMounts) Sweep() (bytes int64, err error) {
 		}
 	}
 	for _, path := range litter {
-		n, err := dirBytes(path)
-		if err == nil {
-			err = os.RemoveAll(path)
-		}
+		n, err := removeCounting(path)
 		if bytes += n; err != nil {
 			return bytes, fmt.Errorf("remove what is left of caches: %w", err)
 		}
@@ -359,10 +356,7 @@ func (c *CacheMounts) Sweep() (bytes int64, err error) {
 // RemoveAll removes every cache and returns how many bytes that freed. The caller
 // is in the stage inside, as the files' owner, and holds the store's exclusive lock.
 func (c *CacheMounts) RemoveAll() (bytes int64, err error) {
-	if bytes, err = dirBytes(c.dir); err != nil {
-		return 0, fmt.Errorf("remove caches: %w", err)
-	}
-	if err := os.RemoveAll(c.dir); err != nil {
+	if bytes, err = removeCounting(c.dir); err != nil {
 		return 0, fmt.Errorf("remove caches: %w", err)
 	}
 	return bytes, nil

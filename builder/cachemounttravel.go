@@ -102,14 +102,10 @@ func (c *CacheMounts) Remove(m CacheMount) (bytes int64, err error) {
 		dirs = append(dirs, dir)
 	}
 	for _, dir := range dirs {
-		n, err := dirBytes(dir)
-		if err == nil {
-			err = os.RemoveAll(dir)
-		}
-		if err != nil {
+		n, err := removeCounting(dir)
+		if bytes += n; err != nil {
 			return bytes, err
 		}
-		bytes += n
 	}
 	return bytes, nil
 }
@@ -124,6 +120,17 @@ func (i CacheInfo) Bytes() (bytes int64, err error) {
 		bytes += n
 	}
 	return bytes, nil
+}
+
+// removeCounting removes a file or a directory, and tells how many bytes that freed; a missing one is none.
+func removeCounting(path string) (freed int64, err error) {
+	if freed, err = dirBytes(path); err != nil {
+		return 0, err
+	}
+	if err := os.RemoveAll(path); err != nil {
+		return 0, err
+	}
+	return freed, nil
 }
 
 // dirBytes adds up regular files, each once. What a step removes meanwhile counts or not.

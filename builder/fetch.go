@@ -90,7 +90,6 @@ func (f *Fetched) URL(ctx context.Context, address string, checksum digest.Diges
 }
 
 func (f *Fetched) url(ctx context.Context, address string, checksum digest.Digest, download bool, progress func(done, total int64)) (*File, error) {
-	known := f.recall(address)
 	if checksum != "" {
 		if had := f.recall(gave(address, checksum)); had.file != "" {
 			return &had.File, nil
@@ -99,6 +98,7 @@ func (f *Fetched) url(ctx context.Context, address string, checksum digest.Diges
 			return nil, errFetch
 		}
 	}
+	known := f.recall(address)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stall := time.AfterFunc(fetchStall, func() { cancel(fmt.Errorf("no answer for %s", fetchStall)) })
@@ -375,10 +375,7 @@ func (f *Fetched) Sweep() (freed int64, err error) {
 			if !gone(kind, e.Name()) {
 				continue
 			}
-			bytes, err := dirBytes(f.path(kind, e.Name()))
-			if err == nil {
-				err = os.RemoveAll(f.path(kind, e.Name()))
-			}
+			bytes, err := removeCounting(f.path(kind, e.Name()))
 			if freed += bytes; err != nil {
 				return freed, fmt.Errorf("remove what fetching left: %w", err)
 			}
@@ -395,22 +392,7 @@ func (f *Fetched) has(d digest.Digest) bool {
 // Prune removes everything and tells how many bytes that were. The caller holds
 // the store's exclusive lock.
 func (f *Fetched) Prune() (freed int64, err error) {
-	err = filepath.WalkDir(f.dir, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if st, err := d.Info(); err == nil && st.Mode().IsRegular() {
-			freed += st.Size()
-		}
-		return nil
-	})
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	return freed, os.RemoveAll(f.dir)
+	return removeCounting(f.dir)
 }
 
 func (f *Fetched) path(elem ...string) string {

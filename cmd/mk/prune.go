@@ -118,14 +118,14 @@ func (s *store) prune(ctx context.Context, p *pruning) (int64, error) {
 		}
 		return 0, fmt.Errorf("prune: lock store: %w", err)
 	}
-	if err := s.pruneImages(ctx, p); err != nil {
-		return 0, err
-	}
-	used, err := s.treesOfImages(ctx) // before anything that is not a name goes: it fails on an image that cannot be read
+	containers, err := s.containers.List()
 	if err != nil {
 		return 0, err
 	}
-	containers, err := s.containers.List()
+	if err := s.pruneImages(ctx, containers, p); err != nil {
+		return 0, err
+	}
+	used, err := s.treesOfImages(ctx) // before anything that is not a name goes: it fails on an image that cannot be read
 	if err != nil {
 		return 0, err
 	}
@@ -176,13 +176,9 @@ func (s *store) prune(ctx context.Context, p *pruning) (int64, error) {
 	return bytes, err
 }
 
-// pruneImages forgets images that no container was made of.
-func (s *store) pruneImages(ctx context.Context, p *pruning) error {
+// pruneImages forgets images that none of the containers was made of.
+func (s *store) pruneImages(ctx context.Context, containers []*container.Container, p *pruning) error {
 	list, err := s.images.Summaries(ctx)
-	if err != nil {
-		return err
-	}
-	containers, err := s.containers.List()
 	if err != nil {
 		return err
 	}

@@ -47,7 +47,6 @@ func (p *piece) held() bool { return p.images > 0 || p.containers }
 
 // imageUse is an image and what it needs; several names may stand for it.
 type imageUse struct {
-	target     digest.Digest
 	names      []image.Summary
 	pieces     []*piece
 	containers int
@@ -166,19 +165,21 @@ func (u *usage) addImages(ctx context.Context, s *store, blobs map[digest.Digest
 	if err != nil {
 		return err
 	}
+	containers := map[string]int{} // by the image that they were made of
+	for _, c := range u.containers {
+		for id := range c.seen.images() {
+			containers[id]++
+		}
+	}
+	known := map[digest.Digest]*imageUse{}
 	for _, sum := range list {
-		at := slices.IndexFunc(u.images, func(i *imageUse) bool { return i.target == sum.Target.Digest })
-		if at >= 0 {
-			u.images[at].names = append(u.images[at].names, sum)
+		target := sum.Target.Digest
+		if img := known[target]; img != nil {
+			img.names = append(img.names, sum)
 			continue
 		}
-		img := &imageUse{target: sum.Target.Digest, names: []image.Summary{sum}}
-		u.images = append(u.images, img)
-		for _, c := range u.containers {
-			if c.seen.images()[img.target.String()] {
-				img.containers++
-			}
-		}
+		img := &imageUse{names: []image.Summary{sum}, containers: containers[target.String()]}
+		known[target], u.images = img, append(u.images, img)
 		live, err := s.images.Reachable(ctx, []ocispec.Descriptor{sum.Target})
 		if err != nil {
 			fmt.Fprintf(os.Stderr, "mk: image %s: %v\n", sum.Target.Digest, err)
@@ -215,7 +216,7 @@ func (u *usage) addVolumes(s *store, d *disk) error {
 	for _, v := range list {
 		use := volumeUse{volume: v, bytes: d.whole(s.volumePath(v.Name))}
 		for _, c := range u.containers {
-			if slices.ContainsFunc(c.words.Places, func(p place) bool { return p.Type == "volume" && p.Source == v.Name }) {
+			if c.hasVolume(v.Name) {
 				use.users++
 			}
 		}
@@ -274,9 +275,9 @@ func (u *usage) addCache(s *store, d *disk, trees map[snapshot.ID]*piece) error 
 		return err
 	}
 	for _, f := range files {
-		p := &piece{ID: f.Name, Kind: map[string]string{"git": "source.git"}[f.Kind], cached: true, used: f.Used, bytes: d.whole(f.Path)}
-		if p.Kind == "" {
-			p.Kind = "source.http"
+		p := &piece{ID: f.Name, Kind: "source.http", cached: true, used: f.Used, bytes: d.whole(f.Path)}
+		if f.Kind == "git" {
+			p.Kind = "source.git"
 		}
 		u.pieces, u.cache = append(u.pieces, p), append(u.cache, cacheItem{used: f.Used, pieces: []*piece{p}, file: &f})
 	}

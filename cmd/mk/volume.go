@@ -277,11 +277,16 @@ func (s *store) volumeUsers(name string) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		if slices.ContainsFunc(v.words.Places, func(p place) bool { return p.Type == "volume" && p.Source == name }) {
+		if v.hasVolume(name) {
 			users = append(users, c.Name)
 		}
 	}
 	return users, nil
+}
+
+// hasVolume tells that a container has a volume.
+func (v seen) hasVolume(name string) bool {
+	return slices.ContainsFunc(v.words.Places, func(p place) bool { return p.Type == "volume" && p.Source == name })
 }
 
 // volumeDocument is a volume as docker's inspect prints it.

@@ -124,7 +124,7 @@ func (w *words) settle() error {
 		w.Places = append(w.Places, place{Type: container.Tmpfs, Dest: dest, Options: options, ReadOnly: slices.Contains(strings.Split(options, ","), "ro")})
 	}
 	for i, p := range w.Places {
-		if slices.ContainsFunc(w.Places[:i], func(q place) bool { return path.Clean(q.Dest) == path.Clean(p.Dest) }) {
+		if occupied(w.Places[:i], p.Dest) {
 			return fmt.Errorf("mount on %s: something else is to be mounted there, too", path.Clean(p.Dest))
 		}
 	}
@@ -245,6 +245,11 @@ func (w *words) cgroup(c *container.Container) (*container.Cgroup, error) {
 		Name: c.ID, Parent: w.CgroupParent, Limits: w.Limits, Spare: w.CgroupParent == "" && w.Limits.IsZero()})
 }
 
+// occupied tells that one of these is to be mounted on dest.
+func occupied(places []place, dest string) bool {
+	return slices.ContainsFunc(places, func(p place) bool { return path.Clean(p.Dest) == path.Clean(dest) })
+}
+
 // takeFrom adds the mounts of other containers, those that nothing of its own lies on.
 func (w *words) takeFrom(s *store) error {
 	for _, v := range w.volumesFrom {
@@ -261,7 +266,7 @@ func (w *words) takeFrom(s *store) error {
 			return fmt.Errorf("--volumes-from %s: %w", v, err)
 		}
 		for _, p := range theirs.Places {
-			if p.Type == container.Tmpfs || slices.ContainsFunc(w.Places, func(q place) bool { return path.Clean(q.Dest) == path.Clean(p.Dest) }) {
+			if p.Type == container.Tmpfs || occupied(w.Places, p.Dest) {
 				continue
 			}
 			p.Own, p.ReadOnly = false, p.ReadOnly || mode == "ro"
